@@ -1,0 +1,187 @@
+//go:build ignore
+
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/* The scheduler: context switches, and how long tasks waited for a CPU. */
+#include "compat.bpf.h"
+#include "histogram.bpf.h"
+#include "workload.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile bool run_queue_enabled = true;
+const volatile bool context_switches_enabled = true;
+
+struct schedule_cell {
+	__u64 voluntary;
+	__u64 involuntary;
+	struct latency_histogram wait;
+};
+
+SERIES_BY_WORKLOAD(schedules, __u64, struct schedule_cell)
+
+/*
+ * The slots of the workloads that a CPU switched between lately, direct-mapped: the two look-ups of a switch read one cache
+ * line each instead of a hash. Only this program uses it, with interrupts off, so that entries are never torn.
+ */
+#define CACHED_SLOTS 64
+
+struct cached_slot {
+	__u64 cgroup;
+	__u32 slot;
+	__u32 epoch;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CACHED_SLOTS); /* times the possible CPUs */
+	__type(key, __u32);
+	__type(value, struct cached_slot);
+} slot_cache SEC(".maps");
+
+static __always_inline struct schedule_cell *schedule_cell(struct task_struct *task)
+{
+	struct cgroup *cgroup = task_cgroup(task);
+	__u64 key = workload_id(cgroup);
+	__u32 index = bpf_get_smp_processor_id() * CACHED_SLOTS + key % CACHED_SLOTS;
+	struct cached_slot *cached = bpf_map_lookup_elem(&slot_cache, &index);
+	__u32 epoch = policy.epoch, slot;
+
+	if (!cached)
+		return NULL;
+	if (cached->slot != SERIES_OVERFLOW && cached->cgroup == key && cached->epoch == epoch)
+		return schedules_cell(cached->slot);
+	slot = schedules_slot(&key, cgroup);
+	cached->cgroup = key;
+	cached->slot = slot;
+	cached->epoch = epoch;
+	return schedules_cell(slot);
+}
+
+/*
+ * A task's sched_info.run_delay when it last began to run. The kernel adds to run_delay when a task begins to run and when
+ * it is moved to another CPU's queue while it waits, so a wait is the growth since, plus what is not yet added.
+ */
+struct task_state {
+	__u64 run_delay; /* ns */
+};
+
+/* Tracing programs have task storage from 5.12. It is created in task_newtask: before 6.4 it cannot be in sched_switch. */
+const volatile bool has_task_storage = true;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_state);
+} task_states SEC(".maps");
+
+/* By the address of the task, which unlike its pid is not used again before sched_process_free. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, __u64);
+	__type(value, struct task_state);
+} task_states_by_address SEC(".maps");
+
+static __always_inline struct task_state *task_state(struct task_struct *task)
+{
+	__u64 address = (__u64)task;
+
+	if (has_task_storage)
+		return bpf_task_storage_get(&task_states, task, NULL, 0);
+	return bpf_map_lookup_elem(&task_states_by_address, &address);
+}
+
+static __always_inline void task_state_create(struct task_struct *task)
+{
+	struct task_state state = {.run_delay = task->sched_info.run_delay};
+	__u64 address = (__u64)task;
+	bool created;
+
+	if (has_task_storage) {
+		created = bpf_task_storage_get(&task_states, task, &state, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	} else {
+		long err = bpf_map_update_elem(&task_states_by_address, &address, &state, BPF_NOEXIST);
+
+		created = !err || err == -EEXIST;
+	}
+	if (!created)
+		miss(MISSED_STORAGE);
+}
+
+/* Not behind the gate: what is created before it opens must be known when it does. */
+SEC("tp_btf/task_newtask")
+int scheduler_task_created(__u64 *ctx)
+{
+	task_state_create((struct task_struct *)ctx[0]);
+	return 0;
+}
+
+/* Tasks that are older than the programs. Run once, after they are attached. */
+SEC("iter/task")
+int scheduler_task_found(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	if (task)
+		task_state_create(task);
+	return 0;
+}
+
+/* Only where there is no task storage, which goes with its task. */
+SEC("tp_btf/sched_process_free")
+int scheduler_task_freed(__u64 *ctx)
+{
+	__u64 address = ctx[0];
+
+	bpf_map_delete_elem(&task_states_by_address, &address);
+	return 0;
+}
+
+/* The kernel's rule (kernel/sched/core.c, __schedule): a task that was not preempted and does not want to run gave way. */
+static __always_inline void count_switch(__u64 *ctx, struct task_struct *prev)
+{
+	bool preempted = ctx[0] || !switch_prev_state(ctx, prev);
+	struct schedule_cell *cell = schedule_cell(prev);
+
+	if (cell)
+		add(preempted ? &cell->involuntary : &cell->voluntary, 1);
+}
+
+/*
+ * What sched_info_arrive() is about to add for the next task, as in /proc/PID/schedstat. The task's state is kept while the
+ * gate is closed too, so that the first wait behind it is not longer than it was.
+ */
+static __always_inline void record_wait(struct task_struct *next)
+{
+	__u64 queued = next->sched_info.last_queued, before, total;
+	struct schedule_cell *cell;
+	struct task_state *state;
+
+	if (!queued) /* it did not wait, or it is the idle task */
+		return;
+	state = task_state(next);
+	if (!state) {
+		if (policy.open) /* before, it may not have been created yet */
+			miss(MISSED_STORAGE);
+		return;
+	}
+	before = state->run_delay;
+	total = next->sched_info.run_delay + next->se.cfs_rq->rq->clock - queued;
+	state->run_delay = total;
+	if (!policy.open)
+		return;
+	cell = schedule_cell(next);
+	if (cell)
+		latency_record(&cell->wait, total - before);
+}
+
+SEC("tp_btf/sched_switch")
+int scheduler_switched(__u64 *ctx)
+{
+	if (context_switches_enabled && policy.open)
+		count_switch(ctx, (struct task_struct *)ctx[1]);
+	if (run_queue_enabled)
+		record_wait((struct task_struct *)ctx[2]);
+	return 0;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * Series: key -> slot -> cells, the one mechanism by which every probe counts.
+ *
+ * SERIES(name, key, cell) declares four maps and the functions over them:
+ *
+ *	name_keys	hash: attribute key -> slot
+ *	name_free	queue of the free slots; user space fills it
+ *	name_info	array by slot: when the series was created, and its key
+ *	name_cells	array by shard and slot: the values
+ *
+ * User space maps the arrays into its memory and reads them without system calls. Slot 0 is the overflow series: it takes
+ * every event that has no slot of its own, so that no total is ever short. Cells lie shard by shard, so that CPUs of
+ * different shards share no cache line. Nothing here needs more than a plain atomic add (fetching ones came with 5.12).
+ */
+#pragma once
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+
+enum { SERIES_OVERFLOW = 0 };
+
+/* Policy is what user space writes and every program obeys; one map, shared by all collections. */
+struct policy {
+	__u32 open;  /* the gate: nothing is counted before it is 1 */
+	__u32 epoch; /* changes when series are retired: what a program cached before is stale */
+};
+
+volatile struct policy policy SEC(".data.policy");
+
+/* Events that could not be handled as they should, by reason; the order is known to user space. */
+enum missed_reason {
+	MISSED_UPDATE,
+	MISSED_STORAGE,
+	MISSED_UNMATCHED,
+	MISSED_REASONS,
+};
+
+__u64 missed[MISSED_REASONS];
+
+static __always_inline void miss(enum missed_reason reason)
+{
+	__sync_fetch_and_add(&missed[reason], 1);
+}
+
+static __always_inline void add(__u64 *value, __u64 n)
+{
+	__sync_fetch_and_add(value, n);
+}
+
+#define SERIES(name, key_type, cell_type)                                                                              \
+	struct name##_info {                                                                                           \
+		__u64 created; /* ns, CLOCK_MONOTONIC */                                                               \
+		__u64 live;    /* 1 from the moment that the key is in name_keys */                                    \
+		key_type key;                                                                                          \
+	};                                                                                                             \
+                                                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                                       \
+		__uint(max_entries, 1);                                                                                \
+		__type(key, key_type);                                                                                 \
+		__type(value, __u32);                                                                                  \
+	} name##_keys SEC(".maps");                                                                                    \
+                                                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_QUEUE);                                                                      \
+		__uint(max_entries, 1);                                                                                \
+		__type(value, __u32);                                                                                  \
+	} name##_free SEC(".maps");                                                                                    \
+                                                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                      \
+		__uint(map_flags, BPF_F_MMAPABLE);                                                                     \
+		__uint(max_entries, 1);                                                                                \
+		__type(key, __u32);                                                                                    \
+		__type(value, struct name##_info);                                                                     \
+	} name##_info SEC(".maps");                                                                                    \
+                                                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                      \
+		__uint(map_flags, BPF_F_MMAPABLE);                                                                     \
+		__uint(max_entries, 1);                                                                                \
+		__type(key, __u32);                                                                                    \
+		__type(value, cell_type);                                                                              \
+	} name##_cells SEC(".maps");                                                                                   \
+                                                                                                                       \
+	const volatile __u32 name##_slots = 1;                                                                         \
+	const volatile __u32 name##_shards = 1; /* a power of two */                                                   \
+	__u32 name##_full;			/* no slot was free; user space clears it */                           \
+                                                                                                                       \
+	/* The slot's cell in this CPU's shard. Never NULL for a slot that the functions below return. */              \
+	static __always_inline __attribute__((unused)) cell_type *name##_cell(__u32 slot)                              \
+	{                                                                                                              \
+		__u32 index = (bpf_get_smp_processor_id() & (name##_shards - 1)) * name##_slots + slot;                \
+                                                                                                                       \
+		return bpf_map_lookup_elem(&name##_cells, &index);                                                     \
+	}                                                                                                              \
+                                                                                                                       \
+	/* Claims a free slot, SERIES_OVERFLOW if there is none. It must be published or given back. */                \
+	static __always_inline __u32 name##_claim(void)                                                                \
+	{                                                                                                              \
+		__u32 slot;                                                                                            \
+		long err;                                                                                              \
+                                                                                                                       \
+		if (name##_full)                                                                                       \
+			return SERIES_OVERFLOW;                                                                        \
+		err = bpf_map_pop_elem(&name##_free, &slot);                                                           \
+		if (!err)                                                                                              \
+			return slot;                                                                                   \
+		if (err == -ENOENT)                                                                                    \
+			name##_full = 1;                                                                               \
+		else                                                                                                   \
+			miss(MISSED_UPDATE);                                                                           \
+		return SERIES_OVERFLOW;                                                                                \
+	}                                                                                                              \
+                                                                                                                       \
+	/* Makes a claimed slot the key's. Whoever loses a race for the key gives the slot back. */                    \
+	static __always_inline __u32 name##_publish(key_type *key, __u32 slot)                                         \
+	{                                                                                                              \
+		struct name##_info *info = bpf_map_lookup_elem(&name##_info, &slot);                                   \
+		__u32 *winner;                                                                                         \
+		long err;                                                                                              \
+                                                                                                                       \
+		if (!info)                                                                                             \
+			return SERIES_OVERFLOW;                                                                        \
+		info->created = bpf_ktime_get_ns();                                                                    \
+		__builtin_memcpy(&info->key, key, sizeof(*key));                                                       \
+		err = bpf_map_update_elem(&name##_keys, key, &slot, BPF_NOEXIST);                                      \
+		if (!err) {                                                                                            \
+			info->live = 1;                                                                                \
+			return slot;                                                                                   \
+		}                                                                                                      \
+		if (bpf_map_push_elem(&name##_free, &slot, BPF_ANY))                                                   \
+			miss(MISSED_UPDATE);                                                                           \
+		winner = bpf_map_lookup_elem(&name##_keys, key);                                                       \
+		if (winner)                                                                                            \
+			return *winner;                                                                                \
+		if (err != -EEXIST)                                                                                    \
+			miss(MISSED_UPDATE);                                                                           \
+		return SERIES_OVERFLOW;                                                                                \
+	}

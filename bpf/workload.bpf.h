@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
+/*
+ * Workloads: which cgroup an event belongs to, and that cgroup's name.
+ *
+ * A cgroup is learned when its first series is created, from the task that causes the event: so the name is known however
+ * short the cgroup lives, and cgroups that never do anything cost nothing. Each entry holds its own name and its parent's
+ * id; user space joins them to a path. The names are the kernel's own, so that a container's private cgroup namespace
+ * hides nothing.
+ *
+ * Ids are those of the default (v2) hierarchy, never used again in the life of a kernel.
+ */
+#pragma once
+
+#include "series.bpf.h"
+
+#define CGROUP_NAME 256	 /* NAME_MAX and a NUL */
+#define CGROUP_DEPTH 24	 /* ancestors learned at once */
+
+struct cgroup_entry {
+	__u64 parent;  /* id; 0: this is the root */
+	__u64 removed; /* ns, CLOCK_MONOTONIC; 0: it is there */
+	char name[CGROUP_NAME];
+};
+
+SERIES(cgroups, __u64, struct cgroup_entry)
+
+const volatile bool by_workload = true;
+
+static __always_inline struct cgroup *task_cgroup(struct task_struct *task)
+{
+	return task->cgroups->dfl_cgrp;
+}
+
+/* The key of the workload that the cgroup belongs to: its id, or 0 if series are not told apart by workload. */
+static __always_inline __u64 workload_id(struct cgroup *cgroup)
+{
+	return by_workload ? cgroup->kn->id : 0;
+}
+
+static __always_inline bool cgroup_online(struct cgroup *cgroup)
+{
+	return cgroup->self.flags & CSS_ONLINE;
+}
+
+/* Learns the cgroup and those above it. False: it was removed, or there is no room; the event is the overflow series'. */
+static __noinline __attribute__((unused)) bool workload_learn(struct cgroup *cgroup)
+{
+	for (int depth = 0; depth < CGROUP_DEPTH; depth++) {
+		struct cgroup_subsys_state *parent = cgroup->self.parent;
+		__u64 id = cgroup->kn->id;
+		struct cgroup_entry *entry;
+		__u32 slot;
+
+		if (!cgroup_online(cgroup))
+			return false;
+		if (bpf_map_lookup_elem(&cgroups_keys, &id))
+			return true;
+		slot = cgroups_claim();
+		if (slot == SERIES_OVERFLOW)
+			return false;
+		entry = bpf_map_lookup_elem(&cgroups_cells, &slot);
+		if (!entry)
+			return false;
+		entry->parent = parent ? parent->cgroup->kn->id : 0;
+		entry->removed = 0;
+		bpf_probe_read_kernel_str(entry->name, sizeof(entry->name), cgroup->kn->name);
+		if (cgroups_publish(&id, slot) == SERIES_OVERFLOW)
+			return false;
+		/* Its removal may have come between the first look and the publication, and found nothing to mark. */
+		if (!cgroup_online(cgroup))
+			entry->removed = bpf_ktime_get_ns();
+		if (!parent)
+			return true;
+		cgroup = parent->cgroup;
+	}
+	return true;
+}
+
+/*
+ * SERIES_BY_WORKLOAD is SERIES whose keys hold a workload_id(). name_slot() returns the key's slot and creates the series
+ * at its first event.
+ */
+#define SERIES_BY_WORKLOAD(name, key_type, cell_type)                                                                  \
+	SERIES(name, key_type, cell_type)                                                                              \
+                                                                                                                       \
+	static __noinline __u32 name##_create(key_type *key, struct cgroup *cgroup)                                    \
+	{                                                                                                              \
+		__u32 slot;                                                                                            \
+                                                                                                                       \
+		if (by_workload && !workload_learn(cgroup))                                                            \
+			return SERIES_OVERFLOW;                                                                        \
+		slot = name##_claim();                                                                                 \
+		return slot == SERIES_OVERFLOW ? SERIES_OVERFLOW : name##_publish(key, slot);                          \
+	}                                                                                                              \
+                                                                                                                       \
+	static __always_inline __u32 name##_slot(key_type *key, struct cgroup *cgroup)                                 \
+	{                                                                                                              \
+		__u32 *slot = bpf_map_lookup_elem(&name##_keys, key);                                                  \
+                                                                                                                       \
+		return slot ? *slot : name##_create(key, cgroup);                                                      \
+	}

@@ -1,0 +1,313 @@
+package probes
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ebpf-sidecar/sidecar/series"
+	"github.com/ebpf-sidecar/sidecar/workload"
+)
+
+// ledger keeps the series of one table. Slots with the same attributes (the cgroups of one container, a unit that was
+// restarted) are one group, exported as one series: its value is their sum, its start the earliest of theirs.
+//
+// Nothing that was counted leaves the kernel's memory before a receiver has it. When a cgroup is gone, its slots are folded
+// into others of their groups. A group that loses its last cgroup keeps one slot; it is exported until it was acknowledged,
+// and from then on only kept: if the same workload comes back it goes on from there, and if slots run short it is let go.
+type ledger struct {
+	probe  *Spec
+	spec   *TableSpec
+	table  *series.Table
+	slots  []*member         // by slot
+	groups map[string]*group // by attributes
+	order  []*group          // by first sight, the overflow group first
+	kept   []*group          // acknowledged and not exported, the oldest first
+	gone   uint64            // events of series that were let go
+
+	exported []exportedInstrument // those that are enabled
+	arena    []uint64
+}
+
+// member is a slot that a program published.
+type member struct {
+	cgroup uint64
+	group  *group
+}
+
+type group struct {
+	key        string
+	attributes []Attribute
+	slots      []uint32 // live ones, or the one that is left
+	live       int      // how many of them are live
+	retired    uint64   // the first generation whose snapshot had the final value; 0: not final
+	kept       bool
+	points     []*Attributes // one for each value of each exported instrument
+}
+
+type exportedInstrument struct {
+	*Instrument
+	metric int // index in Snapshot.Metrics
+}
+
+// overflowAttributes mark the overflow series, as the OpenTelemetry SDK specification does.
+var overflowAttributes = []Attribute{{"otel.metric.overflow", true}}
+
+func newLedger(probe *Spec, spec *TableSpec, table *series.Table, start uint64) *ledger {
+	l := &ledger{
+		probe:  probe,
+		spec:   spec,
+		table:  table,
+		slots:  make([]*member, table.Layout().Slots),
+		groups: make(map[string]*group),
+	}
+	table.SetCreated(series.Overflow, start)
+	overflow := l.groupOf(overflowAttributes)
+	overflow.slots, overflow.live = []uint32{series.Overflow}, 1
+	return l
+}
+
+func (l *ledger) groupOf(attributes []Attribute) *group {
+	key := attributesKey(attributes)
+	g := l.groups[key]
+	if g == nil {
+		g = &group{key: key, attributes: attributes}
+		l.groups[key] = g
+		l.order = append(l.order, g)
+	}
+	return g
+}
+
+// attributesKey is equal for equal attributes in the same order, which is that of the code that makes them.
+func attributesKey(attributes []Attribute) string {
+	var key strings.Builder
+	for _, a := range attributes {
+		fmt.Fprintf(&key, "%q=%T %[2]q,", a.Key, a.Value)
+	}
+	return key.String()
+}
+
+// find reads the keys of fresh slots, after a Quiesce. Slots whose workload is not known are returned: their events are the
+// overflow group's.
+func (l *ledger) find(fresh []uint32, identify func(cgroup uint64) ([]Attribute, bool)) (unknown []uint32, err error) {
+	for _, slot := range fresh {
+		cgroup, own := l.spec.Decode(l.table.Key(slot))
+		attributes, ok := identify(cgroup)
+		if !ok {
+			unknown = append(unknown, slot)
+			continue
+		}
+		if err := l.join(slot, cgroup, l.groupOf(append(slices.Clip(attributes), own...))); err != nil {
+			return nil, err
+		}
+	}
+	return unknown, nil
+}
+
+// join adds a live slot to a group. What the group has kept of cgroups that are gone goes on in it.
+func (l *ledger) join(slot uint32, cgroup uint64, g *group) error {
+	l.slots[slot] = &member{cgroup: cgroup, group: g}
+	if g.live == 0 && len(g.slots) > 0 {
+		if err := l.fold(g.slots[0], slot); err != nil {
+			return err
+		}
+		g.slots = g.slots[:0]
+		if g.kept {
+			l.kept = slices.DeleteFunc(l.kept, func(k *group) bool { return k == g })
+		}
+		g.retired, g.kept = 0, false
+	}
+	g.slots = append(g.slots, slot)
+	g.live++
+	return nil
+}
+
+// of returns the slots whose series belong to the cgroups.
+func (l *ledger) of(cgroups map[uint64]bool) []uint32 {
+	var slots []uint32
+	for slot, m := range l.slots {
+		if m != nil && cgroups[m.cgroup] {
+			slots = append(slots, uint32(slot))
+		}
+	}
+	return slots
+}
+
+// retire ends slots that are unpublished and quiet; generation is that of the next snapshot.
+func (l *ledger) retire(slots []uint32, generation uint64) error {
+	for _, slot := range slots {
+		g := l.slots[slot].group
+		l.slots[slot] = nil
+		g.live--
+		if len(g.slots) == 1 {
+			g.retired = generation
+			continue
+		}
+		g.slots = slices.DeleteFunc(g.slots, func(s uint32) bool { return s == slot })
+		if err := l.fold(slot, g.slots[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overflow folds unpublished and quiet slots into the overflow series.
+func (l *ledger) overflow(slots []uint32) error {
+	for _, slot := range slots {
+		if err := l.fold(slot, series.Overflow); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *ledger) fold(from, to uint32) error {
+	l.table.Fold(from, to)
+	return l.table.Recycle(from)
+}
+
+// acknowledge notes that a receiver has what the snapshots up to a generation held.
+func (l *ledger) acknowledge(generation uint64) {
+	for _, g := range l.order {
+		if g.retired != 0 && g.retired <= generation && !g.kept {
+			g.kept = true
+			l.kept = append(l.kept, g)
+		}
+	}
+}
+
+// makeRoom lets the oldest kept groups go while fewer than a quarter of the slots are free.
+func (l *ledger) makeRoom() error {
+	var dropped int
+	for dropped < len(l.kept) && l.table.Free() < l.table.Layout().Slots/4 {
+		g := l.kept[dropped]
+		dropped++
+		l.gone += l.events(g.slots[0])
+		delete(l.groups, g.key)
+		if err := l.table.Recycle(g.slots[0]); err != nil {
+			return err
+		}
+		g.slots = nil
+	}
+	if dropped > 0 {
+		l.kept = slices.Delete(l.kept, 0, dropped)
+		l.order = slices.DeleteFunc(l.order, func(g *group) bool { return len(g.slots) == 0 })
+	}
+	return l.table.Reopen()
+}
+
+// events is how many events a slot has counted.
+func (l *ledger) events(slot uint32) uint64 {
+	var n, counters uint64
+	for _, instrument := range l.exported {
+		if instrument.Kind == Counter {
+			counters++
+			for _, value := range instrument.Values {
+				n += l.table.Value(slot, value.Offset)
+			}
+		}
+	}
+	if counters > 0 {
+		return n
+	}
+	for _, instrument := range l.exported {
+		words := make([]uint64, instrument.Range.words())
+		l.table.Add(words, slot, instrument.Values[0].Offset)
+		return instrument.Range.decode(words).Count()
+	}
+	return 0
+}
+
+// read adds the points of every series to the metrics, and returns the table's status and the events of all series.
+func (l *ledger) read(metrics []Metric, wall wallClock) (status TableStatus, events uint64) {
+	l.arena = l.arena[:0]
+	for _, g := range l.order {
+		for _, slot := range g.slots {
+			events += l.events(slot)
+		}
+		if g.kept {
+			continue
+		}
+		created := l.table.Created(g.slots[0])
+		for _, slot := range g.slots[1:] {
+			created = min(created, l.table.Created(slot))
+		}
+		start := wall.time(created)
+		point := 0
+		for _, instrument := range l.exported {
+			metric := &metrics[instrument.metric]
+			for _, value := range instrument.Values {
+				p := Point{Attributes: g.point(point, value.Attributes), Start: start}
+				point++
+				if instrument.Kind == Histogram {
+					p.Histogram = l.histogram(g.slots, value.Offset, instrument.Range)
+				} else {
+					for _, slot := range g.slots {
+						p.Value += l.table.Value(slot, value.Offset)
+					}
+				}
+				if p.Value != 0 || p.Histogram.ZeroCount != 0 || len(p.Histogram.Counts) != 0 {
+					metric.Points = append(metric.Points, p)
+				}
+			}
+		}
+	}
+	return TableStatus{
+		Probe:    l.probe.Name,
+		Table:    l.spec.Name,
+		Series:   l.table.Used() - len(l.kept),
+		Limit:    l.table.Layout().Slots - 1,
+		Overflow: l.events(series.Overflow),
+	}, events + l.gone
+}
+
+// point returns the attributes of the group's n-th point, the same pointer each time.
+func (g *group) point(n int, own []Attribute) *Attributes {
+	for len(g.points) <= n {
+		g.points = append(g.points, nil)
+	}
+	if g.points[n] == nil {
+		g.points[n] = &Attributes{List: append(slices.Clip(g.attributes), own...)}
+	}
+	return g.points[n]
+}
+
+// histogram sums a histogram over slots, in memory that the next snapshot uses again.
+func (l *ledger) histogram(slots []uint32, offset uintptr, r Range) HistogramData {
+	n := r.words()
+	if cap(l.arena)-len(l.arena) < n {
+		l.arena = make([]uint64, 0, max(2*cap(l.arena), 64*n))
+	}
+	words := l.arena[len(l.arena):][:n]
+	l.arena = l.arena[:len(l.arena)+n]
+	clear(words)
+	for _, slot := range slots {
+		l.table.Add(words, slot, offset)
+	}
+	return r.decode(words)
+}
+
+// identifier returns a function that gives a cgroup's attributes, those that the options ask for.
+func identifier(index *workload.Index, options Options) func(uint64) ([]Attribute, bool) {
+	if !options.byWorkload() {
+		return func(uint64) ([]Attribute, bool) { return nil, true }
+	}
+	return func(cgroup uint64) ([]Attribute, bool) {
+		id, ok := index.Lookup(cgroup)
+		if !ok {
+			return nil, false
+		}
+		var attributes []Attribute
+		for _, a := range []struct{ key, value string }{
+			{ContainerID, id.ContainerID},
+			{PodUID, id.PodUID},
+			{SystemdUnit, id.SystemdUnit},
+			{LinuxCgroup, id.Cgroup},
+		} {
+			if a.value != "" && options.has(a.key) {
+				attributes = append(attributes, Attribute{a.key, CleanName([]byte(a.value))})
+			}
+		}
+		return attributes, true
+	}
+}

@@ -1,0 +1,42 @@
+package probes
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// CleanName makes a name that a process chose fit for export and for terminals: what is not valid UTF-8, or not printable
+// (control characters, terminal escapes, direction overrides), becomes a Go escape such as \xff, \n or \u202e.
+func CleanName(name []byte) string {
+	var clean strings.Builder
+	for len(name) > 0 {
+		r, size := utf8.DecodeRune(name)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&clean, `\x%02x`, name[0])
+		case strconv.IsPrint(r):
+			clean.WriteRune(r)
+		default:
+			quoted := strconv.QuoteRune(r)
+			clean.WriteString(quoted[1 : len(quoted)-1])
+		}
+		name = name[size:]
+	}
+	return clean.String()
+}
+
+// signalName is the name of a signal on this architecture, as in signal(7).
+func signalName(signal int) string {
+	const sigRTMin = 32 // the kernel's; C libraries keep the first few for themselves
+	if name := unix.SignalName(unix.Signal(signal)); name != "" {
+		return name
+	}
+	if signal >= sigRTMin {
+		return fmt.Sprintf("SIGRTMIN+%d", signal-sigRTMin)
+	}
+	return fmt.Sprintf("SIG%d", signal)
+}

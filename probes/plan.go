@@ -1,0 +1,208 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/ebpf-sidecar/sidecar/series"
+)
+
+// The attributes that a configuration can leave out of the series.
+const (
+	ContainerID    = "container.id"
+	PodUID         = "k8s.pod.uid"
+	SystemdUnit    = "systemd.unit"
+	LinuxCgroup    = "process.linux.cgroup"
+	ExecutableName = "process.executable.name"
+)
+
+// Options says which probes run and what they may use.
+type Options struct {
+	// Enabled tells whether a probe is on. Nil: those that are by default.
+	Enabled func(*Spec) bool
+	// Metric tells whether a metric of a probe is on. Nil: all are.
+	Metric func(probe, metric string) bool
+	// Attributes lists those of the five attributes above that series carry. What is left out is not in the
+	// kernel's keys either.
+	Attributes []string
+	// SeriesLimit is how many series a table may hold, the overflow series not included.
+	SeriesLimit int
+	// MemoryLimit is what all maps together may take in the kernel, in bytes. It lowers the series limit if need be.
+	MemoryLimit uint64
+}
+
+func (o Options) enabled(spec *Spec) bool {
+	if o.Enabled == nil {
+		return spec.Default
+	}
+	return o.Enabled(spec)
+}
+
+func (o Options) metric(spec *Spec, metric string) bool {
+	return o.Metric == nil || o.Metric(spec.Name, metric)
+}
+
+func (o Options) has(attribute string) bool { return slices.Contains(o.Attributes, attribute) }
+
+func (o Options) byWorkload() bool {
+	return o.has(ContainerID) || o.has(PodUID) || o.has(SystemdUnit) || o.has(LinuxCgroup)
+}
+
+// Plan is how the memory limit is shared out: which tables there will be, and how large.
+type Plan struct {
+	Probes []ProbePlan // one for each Spec that was asked for
+	// SeriesLimit is how many series each table holds: the configured limit, or what fits the memory limit.
+	SeriesLimit int
+	// Memory is what all maps take in the kernel, in bytes.
+	Memory uint64
+
+	cgroups series.Layout
+}
+
+// ProbePlan is one probe's part of a Plan.
+type ProbePlan struct {
+	Spec    *Spec
+	Enabled bool
+	Err     error  // of its collection; the probe has failed
+	Memory  uint64 // bytes
+	layouts []series.Layout
+	spec    *ebpf.CollectionSpec
+}
+
+// cgroupsTable is the table of bpf/workload.bpf.h; it has twice the slots of the others, since it also holds the cgroups
+// above those that have series.
+const cgroupsTable = "cgroups"
+
+// NewPlan lays out the tables of the enabled probes. The error says so if not even the smallest tables fit.
+func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
+	plan := &Plan{}
+	workload, err := bpf.LoadWorkload()
+	if err != nil {
+		return nil, fmt.Errorf("read the workload collection: %w", err)
+	}
+	if plan.cgroups, err = series.LayoutOf(workload, cgroupsTable); err != nil {
+		return nil, err
+	}
+	for _, spec := range specs {
+		probe := ProbePlan{Spec: spec, Enabled: options.enabled(spec)}
+		probe.spec, probe.layouts, probe.Err = probe.prepare(options, kernel)
+		plan.Probes = append(plan.Probes, probe)
+	}
+
+	cpus := kernel.PossibleCPUs
+	fits := func(limit int) bool { return plan.memory(limit, options, cpus) <= options.MemoryLimit }
+	if !fits(1) {
+		return nil, fmt.Errorf("memory_limit is %d bytes, and the enabled probes need at least %d "+
+			"(raise memory_limit or disable a probe)", options.MemoryLimit, plan.memory(1, options, cpus))
+	}
+	// The largest limit that fits.
+	low, high := 1, options.SeriesLimit
+	for low < high {
+		if middle := (low + high + 1) / 2; fits(middle) {
+			low = middle
+		} else {
+			high = middle - 1
+		}
+	}
+	plan.SeriesLimit = low
+	plan.Memory = plan.memory(low, options, cpus)
+	return plan, nil
+}
+
+// prepare reads the probe's collection and fits it to the kernel.
+func (p *ProbePlan) prepare(options Options, kernel *Kernel) (*ebpf.CollectionSpec, []series.Layout, error) {
+	spec, err := p.Spec.Load()
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the collection: %w", err)
+	}
+	enabled := func(metric string) bool { return options.metric(p.Spec, metric) }
+	errs := []error{kernel.configure(spec)}
+	if p.Spec.Adapt != nil {
+		errs = append(errs, p.Spec.Adapt(spec, Environment{Kernel: kernel, Enabled: enabled}))
+	}
+	errs = append(errs,
+		setIfAsked(spec, "by_workload", options.byWorkload()),
+		setIfAsked(spec, "by_executable", options.has(ExecutableName)))
+	var layouts []series.Layout
+	for _, table := range p.Spec.Tables {
+		layout, err := series.LayoutOf(spec, table.Name)
+		layout.Shards = series.Shards(kernel.PossibleCPUs, table.MaxShards)
+		layouts = append(layouts, layout)
+		errs = append(errs, err, setIfAsked(spec, table.Name+"_enabled", table.enabled(enabled)))
+	}
+	return spec, layouts, errors.Join(errs...)
+}
+
+// memory lays the tables out for a series limit and returns what all maps take.
+func (plan *Plan) memory(limit int, options Options, cpus int) uint64 {
+	plan.cgroups.Slots = 1
+	if options.byWorkload() {
+		plan.cgroups.Slots += 2 * limit
+	}
+	total := plan.cgroups.Memory(cpus)
+	for i := range plan.Probes {
+		probe := &plan.Probes[i]
+		if probe.Err != nil {
+			continue
+		}
+		probe.Memory = otherMaps(probe.spec, probe.Spec.Tables)
+		for j, table := range probe.Spec.Tables {
+			probe.layouts[j].Slots = 1
+			if table.enabled(func(metric string) bool { return options.metric(probe.Spec, metric) }) {
+				probe.layouts[j].Slots += limit
+			}
+			probe.Memory += probe.layouts[j].Memory(cpus)
+		}
+		if probe.Enabled {
+			total += probe.Memory
+		}
+	}
+	return total
+}
+
+func (t *TableSpec) enabled(metric func(string) bool) bool {
+	return slices.ContainsFunc(t.Instruments, func(i Instrument) bool { return metric(i.Name) })
+}
+
+// otherMaps is what the maps of a collection that belong to no table take, in bytes, roughly: an element of a hash takes 64
+// bytes besides its key and value.
+func otherMaps(spec *ebpf.CollectionSpec, tables []TableSpec) uint64 {
+	of := map[string]bool{}
+	for _, name := range append([]string{cgroupsTable}, tableNames(tables)...) {
+		for _, suffix := range []string{"_keys", "_free", "_info", "_cells"} {
+			of[name+suffix] = true
+		}
+	}
+	var total uint64
+	for name, m := range spec.Maps {
+		if of[name] {
+			continue
+		}
+		element := uint64(m.ValueSize)
+		if m.Type != ebpf.Array {
+			element += 64 + uint64(m.KeySize)
+		}
+		total += 4096 + uint64(m.MaxEntries)*element
+	}
+	return total
+}
+
+func tableNames(tables []TableSpec) []string {
+	var names []string
+	for _, table := range tables {
+		names = append(names, table.Name)
+	}
+	return names
+}
+
+// setIfAsked sets a constant of a collection that has it.
+func setIfAsked(spec *ebpf.CollectionSpec, name string, value any) error {
+	if variable := spec.Variables[name]; variable != nil {
+		return variable.Set(value)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package probes
+
+import (
+	"bytes"
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpf-sidecar/sidecar/bpf"
+)
+
+func process() *Spec {
+	return &Spec{
+		Name:        "process",
+		Description: "Processes and threads: created, executed, exited, and how long they lived",
+		Default:     true,
+		Needs:       "Linux 5.10 with BTF",
+		Version:     "1",
+		Load:        bpf.LoadProcess,
+		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
+			if env.Kernel.groupDead() {
+				spec.Maps["exited"].MaxEntries = 1
+			}
+			return nil
+		},
+		Tables: []TableSpec{{
+			Name:      "creations",
+			MaxShards: 1,
+			Decode:    decodeCgroup,
+			Instruments: []Instrument{{
+				Name:        "system.process.created",
+				Unit:        "{process}",
+				Description: "Processes created, the kernel's own included",
+				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessCreationCell{}.Processes)}},
+			}, {
+				Name:        "linux.thread.created",
+				Unit:        "{thread}",
+				Description: "Threads created besides the first of each process",
+				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessCreationCell{}.Threads)}},
+			}},
+		}, {
+			Name:      "executions",
+			MaxShards: 1,
+			Decode: func(key []byte) (uint64, []Attribute) {
+				k := (*bpf.ProcessExecutionKey)(unsafe.Pointer(&key[0]))
+				name := CleanName(cString(k.Executable[:]))
+				if name == "" {
+					return k.Cgroup, nil
+				}
+				return k.Cgroup, []Attribute{{ExecutableName, name}}
+			},
+			Instruments: []Instrument{{
+				Name: "linux.process.executions",
+				Unit: "{execution}",
+				Description: "Programs executed successfully; the executable is the file that is mapped: " +
+					"for a script, its interpreter",
+				Attributes: []string{ExecutableName},
+				Values:     []Value{{Offset: unsafe.Offsetof(bpf.ProcessExecutionCell{}.Executions)}},
+			}},
+		}, {
+			Name:      "exits",
+			MaxShards: 1,
+			Decode: func(key []byte) (uint64, []Attribute) {
+				k := (*bpf.ProcessExitKey)(unsafe.Pointer(&key[0]))
+				if signal := k.Status & 0x7f; signal != 0 {
+					return k.Cgroup, []Attribute{{"linux.signal.name", signalName(int(signal))}}
+				}
+				return k.Cgroup, []Attribute{{"process.exit.code", int64(k.Status >> 8 & 0xff)}}
+			},
+			Instruments: []Instrument{{
+				Name:        "linux.process.exits",
+				Unit:        "{process}",
+				Description: "Processes that exited, with the status that their parent can wait for",
+				Attributes:  []string{"process.exit.code", "linux.signal.name"},
+				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessExitCell{}.Exits)}},
+			}},
+		}, {
+			Name:      "lifetimes",
+			MaxShards: 1,
+			Decode:    decodeCgroup,
+			Derived:   true,
+			Instruments: []Instrument{{
+				Name:        "linux.process.lifetime",
+				Unit:        "s",
+				Description: "How long processes lived, from the creation of the first thread to the exit of the last",
+				Kind:        Histogram,
+				Range:       lifetimeRange,
+				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessLifetimeCell{}.Lifetime)}},
+			}},
+		}},
+	}
+}
+
+// decodeCgroup reads a key that is just a workload.
+func decodeCgroup(key []byte) (uint64, []Attribute) { return binary.NativeEndian.Uint64(key), nil }
+
+// cString is the bytes of a C array up to its NUL.
+func cString(array []int8) []byte {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&array[0])), len(array))
+	if end := bytes.IndexByte(b, 0); end >= 0 {
+		return b[:end]
+	}
+	return b
+}

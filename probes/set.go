@@ -1,0 +1,409 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/ebpf-sidecar/sidecar/series"
+	"github.com/ebpf-sidecar/sidecar/workload"
+)
+
+// removalGrace is how long a cgroup that was removed keeps its series open for the last events of what was in it. What
+// comes later is counted in the overflow series.
+const removalGrace = 2 * time.Second
+
+// Set is the loaded probes. Its methods are not safe for concurrent use; the programs count all the time.
+type Set struct {
+	plan     *Plan
+	wall     wallClock
+	probes   []*loaded
+	shared   *ebpf.Collection
+	links    []io.Closer // of the shared collection
+	policy   bpf.WorkloadPolicy
+	table    *series.Table // of cgroups
+	index    *workload.Index
+	identify func(uint64) ([]Attribute, bool)
+
+	metrics    []Metric
+	generation uint64
+}
+
+// loaded is a probe of the catalogue and what became of it.
+type loaded struct {
+	*ProbePlan
+	state   State
+	err     error
+	coll    *ebpf.Collection
+	links   []io.Closer
+	ledgers []*ledger
+}
+
+// Load loads and attaches the enabled probes of a plan. A probe that cannot be is told in every snapshot and stops no
+// other; the error is for what all of them need. Nothing is counted before Open.
+func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK, which kernels before 5.11 charge maps to: %w "+
+			"(set LimitMEMLOCK=infinity, or run with CAP_SYS_RESOURCE)", err)
+	}
+	wall, err := newWallClock()
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{plan: plan, wall: wall}
+	if err := s.loadShared(); err != nil {
+		return nil, errors.Join(fmt.Errorf("load what all probes share: %w", explain(err, "Linux 5.10 with BTF and cgroups", kernel)), s.Close())
+	}
+	s.identify = identifier(s.index, options)
+	start, err := monotonic()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	for i := range plan.Probes {
+		probe := &loaded{ProbePlan: &plan.Probes[i], state: Disabled}
+		s.probes = append(s.probes, probe)
+		if !probe.Enabled {
+			continue
+		}
+		metrics := len(s.metrics)
+		if err := s.load(probe, options, start); err != nil {
+			s.metrics = s.metrics[:metrics]
+			probe.state = Failed
+			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) {
+				probe.state = Unsupported
+			}
+			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, explain(err, probe.Spec.Needs, kernel))
+			probe.err = errors.Join(err, probe.close())
+			continue
+		}
+		probe.state = Attached
+	}
+	return s, nil
+}
+
+// loadShared loads the workload collection: the maps that all probes share, and the program that sees cgroups removed.
+func (s *Set) loadShared() error {
+	spec, err := bpf.LoadWorkload()
+	if err != nil {
+		return err
+	}
+	if err := s.plan.cgroups.Configure(spec, cgroupsTable); err != nil {
+		return err
+	}
+	if s.shared, err = ebpf.NewCollection(spec); err != nil {
+		return err
+	}
+	if s.table, err = series.Open(s.shared, cgroupsTable, s.plan.cgroups); err != nil {
+		return err
+	}
+	s.index = workload.NewIndex(s.table)
+	s.links, err = attach(spec, s.shared)
+	return err
+}
+
+// sharedMaps are the maps of the workload collection that other collections use too.
+var sharedMaps = []string{
+	".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
+}
+
+func (s *Set) load(probe *loaded, options Options, start uint64) error {
+	if probe.Err != nil {
+		return probe.Err
+	}
+	if err := s.plan.cgroups.Configure(probe.spec, cgroupsTable); err != nil {
+		return err
+	}
+	for i, table := range probe.Spec.Tables {
+		if err := probe.layouts[i].Configure(probe.spec, table.Name); err != nil {
+			return err
+		}
+	}
+	replacements := make(map[string]*ebpf.Map)
+	for _, name := range sharedMaps {
+		replacements[name] = s.shared.Maps[name]
+	}
+	var err error
+	if probe.coll, err = ebpf.NewCollectionWithOptions(probe.spec, ebpf.CollectionOptions{
+		MapReplacements: replacements,
+	}); err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	for i := range probe.Spec.Tables {
+		spec := &probe.Spec.Tables[i]
+		table, err := series.Open(probe.coll, spec.Name, probe.layouts[i])
+		if err != nil {
+			return err
+		}
+		ledger := newLedger(probe.Spec, spec, table, start)
+		probe.ledgers = append(probe.ledgers, ledger)
+		for j := range spec.Instruments {
+			instrument := &spec.Instruments[j]
+			if !options.metric(probe.Spec, instrument.Name) {
+				continue
+			}
+			ledger.exported = append(ledger.exported, exportedInstrument{instrument, len(s.metrics)})
+			s.metrics = append(s.metrics, Metric{
+				Probe: probe.Spec.Name, Scope: probe.Spec.Scope(), Instrument: instrument,
+			})
+		}
+	}
+	probe.links, err = attach(probe.spec, probe.coll)
+	return err
+}
+
+// attach attaches every program of a collection to its tracepoint, then runs its iterators once.
+func attach(spec *ebpf.CollectionSpec, coll *ebpf.Collection) (links []io.Closer, err error) {
+	var iterators []*ebpf.Program
+	for name, program := range coll.Programs {
+		if spec.Programs[name].AttachType == ebpf.AttachTraceIter {
+			iterators = append(iterators, program)
+			continue
+		}
+		l, err := link.AttachTracing(link.TracingOptions{Program: program})
+		if err != nil {
+			return links, fmt.Errorf("attach %s: %w", spec.Programs[name].AttachTo, err)
+		}
+		links = append(links, l)
+	}
+	for _, program := range iterators {
+		if err := iterate(program); err != nil {
+			return links, fmt.Errorf("iterate: %w", err)
+		}
+	}
+	return links, nil
+}
+
+func iterate(program *ebpf.Program) error {
+	iterator, err := link.AttachIter(link.IterOptions{Program: program})
+	if err != nil {
+		return err
+	}
+	defer iterator.Close()
+	reader, err := iterator.Open()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	_, err = io.Copy(io.Discard, reader)
+	return err
+}
+
+// explain adds what is known of the cause and what to do about it to an error of the kernel's.
+func explain(err error, needs string, kernel *Kernel) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON)", err)
+	}
+	return fmt.Errorf("%w (it needs %s; this is %s)", err, needs, kernel.Release)
+}
+
+// Open opens the gate: from now on all attached probes count.
+func (s *Set) Open() error {
+	start, err := monotonic()
+	if err != nil {
+		return err
+	}
+	for _, l := range s.ledgers() {
+		l.table.SetCreated(series.Overflow, start)
+	}
+	s.policy.Open = 1
+	return s.setPolicy()
+}
+
+func (s *Set) setPolicy() error {
+	if err := s.shared.Variables["policy"].Set(s.policy); err != nil {
+		return fmt.Errorf("write the policy: %w", err)
+	}
+	return nil
+}
+
+func (s *Set) ledgers() []*ledger {
+	var all []*ledger
+	for _, probe := range s.probes {
+		if probe.state == Attached {
+			all = append(all, probe.ledgers...)
+		}
+	}
+	return all
+}
+
+// Snapshot reads every series. It also takes in the series and cgroups that are new, and ends those that are gone.
+func (s *Set) Snapshot() (*Snapshot, error) {
+	s.generation++
+	ledgers := s.ledgers()
+	unknown, err := s.find(ledgers)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.end(ledgers, unknown); err != nil {
+		return nil, err
+	}
+
+	snapshot := &Snapshot{Time: time.Now(), Metrics: s.metrics, generation: s.generation}
+	for i := range s.metrics {
+		s.metrics[i].Points = s.metrics[i].Points[:0]
+	}
+	for _, probe := range s.probes {
+		status := Status{Probe: probe.Spec.Name, State: probe.state, Err: probe.err}
+		if probe.state == Attached {
+			for _, l := range probe.ledgers {
+				table, events := l.read(s.metrics, s.wall)
+				snapshot.Tables = append(snapshot.Tables, table)
+				if !l.spec.Derived {
+					status.Events += events
+				}
+			}
+			if status.Missed, err = missed(probe.coll); err != nil {
+				return nil, fmt.Errorf("probe %s: %w", probe.Spec.Name, err)
+			}
+		}
+		snapshot.Probes = append(snapshot.Probes, status)
+	}
+	return snapshot, nil
+}
+
+// find takes in the cgroups and series that programs have published since the last snapshot. It returns, by ledger, the
+// slots whose workload is not known.
+func (s *Set) find(ledgers []*ledger) ([][]uint32, error) {
+	unknown := make([][]uint32, len(ledgers))
+	fresh := make([][]uint32, len(ledgers))
+	found := 0
+	for i, l := range ledgers {
+		fresh[i] = l.table.Fresh(nil)
+		found += len(fresh[i])
+	}
+	// After the series: a cgroup is published before them.
+	cgroups := s.table.Fresh(nil)
+	if found+len(cgroups) == 0 {
+		return unknown, nil
+	}
+	if err := series.Quiesce(); err != nil {
+		return nil, err
+	}
+	s.index.Learn(cgroups)
+	for i, l := range ledgers {
+		var err error
+		if unknown[i], err = l.find(fresh[i], s.identify); err != nil {
+			return nil, err
+		}
+	}
+	return unknown, nil
+}
+
+// end retires the series of cgroups that were removed a while ago, and folds the slots of unknown workloads into the
+// overflow series.
+func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	removed := s.index.Removed(now - uint64(removalGrace))
+	isRemoved := make(map[uint64]bool, len(removed))
+	for _, cgroup := range removed {
+		isRemoved[cgroup] = true
+	}
+	retired := make([][]uint32, len(ledgers))
+	ended := len(removed)
+	for i, l := range ledgers {
+		retired[i] = l.of(isRemoved)
+		ended += len(unknown[i])
+		if err := errors.Join(l.table.Unpublish(retired[i]...), l.table.Unpublish(unknown[i]...)); err != nil {
+			return err
+		}
+	}
+	if ended > 0 {
+		if err := s.index.Unpublish(removed); err != nil {
+			return err
+		}
+		s.policy.Epoch++
+		if err := errors.Join(s.setPolicy(), series.Quiesce()); err != nil {
+			return err
+		}
+		for i, l := range ledgers {
+			if err := errors.Join(l.retire(retired[i], s.generation), l.overflow(unknown[i])); err != nil {
+				return err
+			}
+		}
+		if err := s.index.Forget(removed); err != nil {
+			return err
+		}
+	}
+	for _, l := range ledgers {
+		if err := l.makeRoom(); err != nil {
+			return err
+		}
+	}
+	return s.table.Reopen()
+}
+
+// Acknowledge says that a receiver has all that a snapshot held. Series that ended before it are then let go when their
+// room is needed; until then they stay in every snapshot.
+func (s *Set) Acknowledge(snapshot *Snapshot) {
+	for _, l := range s.ledgers() {
+		l.acknowledge(snapshot.generation)
+	}
+}
+
+// missReasons are those of enum missed_reason in bpf/series.bpf.h, in its order.
+var missReasons = [...]MissReason{Update, Storage, Unmatched}
+
+// missed reads what the programs of a collection missed, by their own count and the kernel's.
+func missed(coll *ebpf.Collection) ([]Missed, error) {
+	var counts [len(missReasons)]uint64
+	if err := coll.Variables["missed"].Get(&counts); err != nil {
+		return nil, fmt.Errorf("read missed: %w", err)
+	}
+	recursion := Missed{Reason: Recursion}
+	for name, program := range coll.Programs {
+		stats, err := program.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("read the statistics of %s: %w", name, err)
+		}
+		recursion.Count += stats.RecursionMisses
+	}
+	all := []Missed{recursion}
+	for i, reason := range missReasons {
+		all = append(all, Missed{Reason: reason, Count: counts[i]})
+	}
+	return all, nil
+}
+
+// Close detaches the programs and frees their memory.
+func (s *Set) Close() error {
+	var errs []error
+	for _, probe := range s.probes {
+		errs = append(errs, probe.close())
+	}
+	for _, l := range s.links {
+		errs = append(errs, l.Close())
+	}
+	if s.table != nil {
+		errs = append(errs, s.table.Close())
+	}
+	if s.shared != nil {
+		s.shared.Close()
+	}
+	return errors.Join(errs...)
+}
+
+func (p *loaded) close() error {
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	for _, l := range p.ledgers {
+		errs = append(errs, l.table.Close())
+	}
+	if p.coll != nil {
+		p.coll.Close()
+	}
+	*p = loaded{ProbePlan: p.ProbePlan, state: p.state, err: p.err}
+	return errors.Join(errs...)
+}

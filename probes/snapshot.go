@@ -1,0 +1,110 @@
+package probes
+
+import "time"
+
+// Snapshot is one consistent reading of every series. It stays valid until the next call of Set.Snapshot, which reuses
+// its memory.
+type Snapshot struct {
+	Time    time.Time
+	Metrics []Metric // one for each enabled instrument of each attached probe, in catalogue order
+	Probes  []Status // one for each probe of the catalogue
+	Tables  []TableStatus
+
+	generation uint64
+}
+
+// Metric is an instrument with the points it has now.
+type Metric struct {
+	Probe      string // the probe's name
+	Scope      Scope
+	Instrument *Instrument
+	Points     []Point
+}
+
+// Scope names the instrumentation that a metric comes from. It is part of a series' identity downstream, so the version
+// is that of the metrics' meaning and changes with it, not with the build.
+type Scope struct {
+	Name    string
+	Version string
+}
+
+// Point is the value of one series since its start. Values are cumulative and never fall while Start is the same.
+type Point struct {
+	// Attributes identifies the series within its instrument: the same pointer for as long as the series is known,
+	// so that it can be the key of a cache.
+	Attributes *Attributes
+	Start      time.Time
+	Value      uint64        // of a counter
+	Histogram  HistogramData // of a histogram
+}
+
+// Attributes is an immutable attribute set.
+type Attributes struct{ List []Attribute }
+
+// HistogramData is an exponential histogram over seconds.
+type HistogramData struct {
+	Scale     int32
+	ZeroCount uint64
+	Sum       float64  // seconds
+	Offset    int32    // OTel index of Counts[0]
+	Counts    []uint64 // without leading and trailing zeros
+}
+
+// Count is the number of recorded durations.
+func (h HistogramData) Count() uint64 {
+	n := h.ZeroCount
+	for _, c := range h.Counts {
+		n += c
+	}
+	return n
+}
+
+// State is what became of a probe.
+type State string
+
+// The states of a probe.
+const (
+	Attached    State = "attached"
+	Disabled    State = "disabled"    // by configuration
+	Unsupported State = "unsupported" // by this kernel
+	Failed      State = "failed"
+)
+
+// Status is the health of one probe.
+type Status struct {
+	Probe  string
+	State  State
+	Err    error  // why it is unsupported or failed, with what to do
+	Events uint64 // events counted since the start
+	Missed []Missed
+}
+
+// Missed counts events that a probe could not handle as it should, since the start.
+type Missed struct {
+	Reason MissReason
+	Count  uint64
+}
+
+// MissReason says why events were missed.
+type MissReason string
+
+// The reasons, as exported in sidecar.probe.missed.
+const (
+	// Recursion: the kernel skipped a program that was already running on that CPU. Told by kernels from 6.1.
+	Recursion MissReason = "recursion"
+	// Update: a map update failed; the event is in the overflow series.
+	Update MissReason = "update"
+	// Storage: a task's storage was busy or could not be allocated.
+	Storage MissReason = "storage"
+	// Unmatched: an end came without its start.
+	Unmatched MissReason = "unmatched"
+)
+
+// TableStatus tells how full the memory of a group of instruments is.
+type TableStatus struct {
+	Probe    string
+	Table    string
+	Series   int    // in use, the overflow series not included
+	Limit    int    // series that fit
+	Overflow uint64 // events counted in the overflow series since the start
+}
