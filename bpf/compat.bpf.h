@@ -56,3 +56,9 @@ static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task
 	id.start_time = task->group_leader->start_time;
 	return bpf_map_update_elem(&exited, &id, &one, BPF_NOEXIST) != -EEXIST;
 }
+
+/* Tracing programs have task storage from 5.12 (a10787e6d58c). */
+const volatile bool has_task_storage = true;
+
+/* From 6.4 it allocates without locks of its own (6ae9d5e99e1d): before, it must not be created in sched_switch. */
+const volatile bool has_task_storage_anywhere = true;

@@ -65,9 +65,6 @@ struct task_state {
 	__u64 run_delay; /* ns */
 };
 
-/* Tracing programs have task storage from 5.12. It is created in task_newtask: before 6.4 it cannot be in sched_switch. */
-const volatile bool has_task_storage = true;
-
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -85,10 +82,12 @@ struct {
 
 static __always_inline struct task_state *task_state(struct task_struct *task)
 {
+	struct task_state state = {.run_delay = task->sched_info.run_delay};
 	__u64 address = (__u64)task;
 
 	if (has_task_storage)
-		return bpf_task_storage_get(&task_states, task, NULL, 0);
+		return bpf_task_storage_get(&task_states, task, &state,
+					    has_task_storage_anywhere ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
 	return bpf_map_lookup_elem(&task_states_by_address, &address);
 }
 
@@ -117,7 +116,7 @@ int scheduler_task_created(__u64 *ctx)
 	return 0;
 }
 
-/* Tasks that are older than the programs. Run once, after they are attached. */
+/* Tasks that are older than the programs. Run once, after they are attached. It may miss some; see task_state(). */
 SEC("iter/task")
 int scheduler_task_found(struct bpf_iter__task *ctx)
 {

@@ -99,6 +99,7 @@ const (
 	SchedulerVarHasGroupDead           = "has_group_dead"
 	SchedulerVarHasPrevState           = "has_prev_state"
 	SchedulerVarHasTaskStorage         = "has_task_storage"
+	SchedulerVarHasTaskStorageAnywhere = "has_task_storage_anywhere"
 	SchedulerVarMissed                 = "missed"
 	SchedulerVarPolicy                 = "policy"
 	SchedulerVarRunQueueEnabled        = "run_queue_enabled"
@@ -185,6 +186,7 @@ type SchedulerVariableSpecs struct {
 	HasGroupDead           *ebpf.VariableSpec `ebpf:"has_group_dead"`
 	HasPrevState           *ebpf.VariableSpec `ebpf:"has_prev_state"`
 	HasTaskStorage         *ebpf.VariableSpec `ebpf:"has_task_storage"`
+	HasTaskStorageAnywhere *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
 	Missed                 *ebpf.VariableSpec `ebpf:"missed"`
 	Policy                 *ebpf.VariableSpec `ebpf:"policy"`
 	RunQueueEnabled        *ebpf.VariableSpec `ebpf:"run_queue_enabled"`
@@ -256,6 +258,7 @@ type SchedulerVariables struct {
 	HasGroupDead           *ebpf.Variable `ebpf:"has_group_dead"`
 	HasPrevState           *ebpf.Variable `ebpf:"has_prev_state"`
 	HasTaskStorage         *ebpf.Variable `ebpf:"has_task_storage"`
+	HasTaskStorageAnywhere *ebpf.Variable `ebpf:"has_task_storage_anywhere"`
 	Missed                 *ebpf.Variable `ebpf:"missed"`
 	Policy                 *ebpf.Variable `ebpf:"policy"`
 	RunQueueEnabled        *ebpf.Variable `ebpf:"run_queue_enabled"`

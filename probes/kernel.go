@@ -64,13 +64,19 @@ func (k *Kernel) groupDead() bool { return k.hasArgument("sched_process_exit", 2
 
 func (k *Kernel) taskStorage() bool { return features.HaveMapType(ebpf.TaskStorage) == nil }
 
+func (k *Kernel) taskStorageAnywhere() bool {
+	version, err := features.LinuxVersionCode()
+	return err == nil && version >= 6<<16|4<<8
+}
+
 // configure answers the questions of bpf/compat.bpf.h in a collection that asks them.
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
 	var errs []error
 	for name, answer := range map[string]func() bool{
-		"has_prev_state":   k.prevState,
-		"has_group_dead":   k.groupDead,
-		"has_task_storage": k.taskStorage,
+		"has_prev_state":            k.prevState,
+		"has_group_dead":            k.groupDead,
+		"has_task_storage":          k.taskStorage,
+		"has_task_storage_anywhere": k.taskStorageAnywhere,
 	} {
 		errs = append(errs, setIfAsked(spec, name, answer()))
 	}
