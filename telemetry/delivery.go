@@ -1,0 +1,194 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+)
+
+const (
+	// maxRequest is the size of a request, in bytes: a receiver of gRPC accepts 4 MiB unless it is told otherwise, and
+	// counts what is left after decompression.
+	maxRequest = 4<<20 - 64<<10
+	// minRequest is where learning a receiver's smaller limit ends.
+	minRequest = 64 << 10
+)
+
+// delivery is the exporter that the reader knows. It makes requests of a cycle's points, sends them, and acknowledges
+// the cycle's snapshot when all points have arrived. It belongs to the reader's goroutine.
+type delivery struct {
+	resource  *resource.Resource
+	collector *collector
+	self      *selfMetrics
+	log       *errorLog
+
+	otlp     sdkmetric.Exporter // or nil
+	endpoint string
+	timeout  time.Duration      // of a request
+	limit    int                // of a request, in bytes
+	console  sdkmetric.Exporter // or nil
+
+	histograms sdkmetric.Aggregation // of the self-metrics
+
+	unacknowledged time.Time // the first collection since the last that was accepted whole; zero when there is none
+}
+
+var _ sdkmetric.Exporter = (*delivery)(nil)
+
+var (
+	exportTopic  = topic{failing: "export failing", recovered: "export recovered", level: slog.LevelError, quiet: time.Minute}
+	consoleTopic = topic{failing: "console failing", recovered: "console recovered", level: slog.LevelError, quiet: time.Minute}
+	warningTopic = topic{failing: "the receiver accepted all points with a warning", level: slog.LevelWarn, quiet: time.Hour}
+	droppedTopic = topic{failing: "a point is too large for the receiver and is dropped", level: slog.LevelError, quiet: time.Hour}
+)
+
+// Temporality is cumulative for all: deltas could not be told again after a failed export.
+func (d *delivery) Temporality(sdkmetric.InstrumentKind) metricdata.Temporality {
+	return metricdata.CumulativeTemporality
+}
+
+// Aggregation is the SDK's default, except that histograms have the form of the probes'.
+func (d *delivery) Aggregation(kind sdkmetric.InstrumentKind) sdkmetric.Aggregation {
+	if kind == sdkmetric.InstrumentKindHistogram {
+		return d.histograms
+	}
+	return sdkmetric.DefaultAggregationSelector(kind)
+}
+
+// Export delivers one cycle. An error that it returns is logged already.
+func (d *delivery) Export(ctx context.Context, rm *metricdata.ResourceMetrics) error {
+	rm.Resource = d.resource // the SDK has added the environment's attributes to its own as they are
+	d.collector.stamp(rm)
+	var err error
+	if d.console != nil {
+		if err = d.console.Export(ctx, rm); err != nil {
+			d.log.failed(consoleTopic, "", err)
+		} else {
+			d.log.worked(consoleTopic, "")
+		}
+	}
+	if d.otlp != nil {
+		err = d.exportOTLP(ctx, rm)
+	}
+	d.acknowledge(err == nil)
+	if err != nil {
+		return reported{err}
+	}
+	return nil
+}
+
+// acknowledge notes what became of the cycle's snapshot. The receiver is the OTLP one, or without one the console.
+func (d *delivery) acknowledge(accepted bool) {
+	snapshot := d.collector.snapshot
+	switch {
+	case snapshot == nil:
+	case accepted:
+		d.unacknowledged = time.Time{}
+		d.collector.source.Acknowledge(snapshot)
+	case d.unacknowledged.IsZero():
+		d.unacknowledged = snapshot.Time
+	}
+}
+
+// age returns how old the oldest collection is that was not accepted.
+func (d *delivery) age() time.Duration {
+	if d.unacknowledged.IsZero() {
+		return 0
+	}
+	return time.Since(d.unacknowledged)
+}
+
+func (d *delivery) exportOTLP(ctx context.Context, rm *metricdata.ResourceMetrics) error {
+	err := d.sendAll(ctx, cut(rm, d.limit, encodedSize{d.collector.sets}))
+	switch {
+	case err == nil:
+		d.log.worked(exportTopic, "", "endpoint", d.endpoint)
+	case errors.Is(ctx.Err(), context.Canceled):
+		// Shutdown has interrupted the export, and makes another.
+	default:
+		d.log.failed(exportTopic, "", err, "endpoint", d.endpoint, "error.type", errorType(err))
+	}
+	return err
+}
+
+// sendAll sends batches until the receiver is out of reach. It returns the first error.
+func (d *delivery) sendAll(ctx context.Context, batches []batch) error {
+	var first error
+	for i := range batches {
+		err := d.send(ctx, &batches[i])
+		if first == nil {
+			first = err
+		}
+		if err != nil && (!answered(err) || ctx.Err() != nil) {
+			break
+		}
+	}
+	return first
+}
+
+// send sends b, in halves if the receiver finds it too large.
+func (d *delivery) send(ctx context.Context, b *batch) error {
+	err := d.request(ctx, b)
+	if !tooLarge(err) {
+		return err
+	}
+	if b.points == 1 {
+		sm := b.metrics.ScopeMetrics[0]
+		d.log.failed(droppedTopic, "", err, "metric", sm.Metrics[0].Name, "bytes", b.cost)
+		return err
+	}
+	size := b.cost / 2
+	halves := cut(&b.metrics, (b.points+1)/2, onePoint{})
+	for i := range halves {
+		halves[i].cost = size
+	}
+	err = d.sendAll(ctx, halves)
+	if err == nil && size < d.limit {
+		// Accepted in halves, so it was the size: spare the next cycle the refusal.
+		d.limit = max(size, minRequest)
+	}
+	return err
+}
+
+// request sends b once, with the SDK's repetitions.
+func (d *delivery) request(ctx context.Context, b *batch) error {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	start := time.Now()
+	err := d.otlp.Export(ctx, &b.metrics)
+	took := time.Since(start)
+
+	refused, kind := 0, errorType(err)
+	if err != nil {
+		refused = b.points
+	}
+	if n, ok := rejectedPoints(err); ok {
+		refused = max(0, min(n, b.points))
+		if n == 0 {
+			d.log.failed(warningTopic, "", err, "endpoint", d.endpoint)
+			err, kind = nil, ""
+		}
+	}
+	d.self.exported(ctx, took, b.points-refused, refused, kind)
+	if err != nil {
+		return fmt.Errorf("%d points: %w", b.points, err)
+	}
+	return nil
+}
+
+// ForceFlush has nothing to do: Export holds nothing back.
+func (d *delivery) ForceFlush(context.Context) error { return nil }
+
+// Shutdown closes the connections.
+func (d *delivery) Shutdown(ctx context.Context) error {
+	if d.otlp == nil {
+		return nil
+	}
+	return d.otlp.Shutdown(ctx)
+}

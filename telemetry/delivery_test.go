@@ -1,0 +1,416 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+	service "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// series100k is what a receiver with default settings must get, all of it and each point once. The race detector makes
+// it ten times slower.
+func seriesCount() int {
+	if raceEnabled || testing.Short() {
+		return 10_000
+	}
+	return 100_000
+}
+
+func TestManySeries(t *testing.T) {
+	n := seriesCount()
+	r := new(receiver)
+	url := r.serve(t, "127.0.0.1:0") // refuses what is larger than 4 MiB
+	source := newSource(t, manySeries(n)...)
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "long="+strings.Repeat("x", 20_000))
+	p, log := start(t, Options{OTLP: &OTLP{Endpoint: url}, ExportTimeout: time.Minute}, source)
+	flush(t, p)
+	requests, sent := r.take()
+	checkManySeries(t, requests, n)
+	for _, q := range requests {
+		if size := proto.Size(q); size > maxRequest {
+			t.Errorf("%d bytes", size)
+		}
+	}
+	if sent != len(requests) || source.acks() != 1 || log.text() != "" {
+		t.Errorf("%d requests, %d accepted, %d acknowledged, log: %s", sent, len(requests), source.acks(), log.text())
+	}
+	t.Logf("%d requests", sent)
+}
+
+// checkManySeries checks that every point of manySeries(n) has arrived, once, with its value and start.
+func checkManySeries(t *testing.T, requests []*service.ExportMetricsServiceRequest, n int) {
+	t.Helper()
+	counters, histograms := make([]int, n/2), make([]int, n/2)
+	for _, q := range requests {
+		for _, sm := range q.ResourceMetrics[0].ScopeMetrics {
+			for _, m := range sm.Metrics {
+				if m.Name == executions.Name {
+					for _, p := range m.GetSum().DataPoints {
+						i := int(p.GetAsInt())
+						counters[i]++
+						if p.StartTimeUnixNano != uint64(bootTime.UnixNano()+int64(i)) || attributesOf(p.Attributes)["container.id"] != fmt.Sprintf("%064x", i) {
+							t.Fatalf("counter: %v", p)
+						}
+					}
+				}
+				if m.Name == wait.Name {
+					for _, p := range m.GetExponentialHistogram().DataPoints {
+						i := int(p.GetSum())
+						histograms[i]++
+						if p.StartTimeUnixNano != uint64(bootTime.UnixNano()+int64(i)) || attributesOf(p.Attributes)["container.id"] != fmt.Sprintf("%064x", i) ||
+							p.Count != uint64(i*159*160/2) || p.Positive.BucketCounts[100] != uint64(100*i) {
+							t.Fatalf("histogram: %v", p)
+						}
+					}
+				}
+			}
+		}
+	}
+	for i := range n / 2 {
+		if counters[i] != 1 || histograms[i] != 1 {
+			t.Fatalf("series %d arrived %d and %d times", i, counters[i], histograms[i])
+		}
+	}
+}
+
+// TestSmallReceiver has receivers that take less than 4 MiB: batches are split, and the next cycle has learned it.
+func TestSmallReceiver(t *testing.T) {
+	const n, limit = 4000, 300_000
+	tooBig := func(err error) func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
+		return func(q *service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
+			if proto.Size(q) > limit {
+				return nil, err
+			}
+			return nil, nil
+		}
+	}
+	for name, serve := range map[string]func(*receiver) OTLP{
+		"grpc": func(r *receiver) OTLP {
+			return OTLP{Endpoint: r.serve(t, "127.0.0.1:0", grpc.MaxRecvMsgSize(limit))}
+		},
+		"grpc gzip": func(r *receiver) OTLP { // too large only after decompression
+			return OTLP{Endpoint: r.serve(t, "127.0.0.1:0", grpc.MaxRecvMsgSize(limit)), Compression: "gzip"}
+		},
+		"grpc proxy": func(r *receiver) OTLP {
+			r.answer = tooBig(status.Error(codes.Unknown, "unexpected HTTP status code received from server: 413 (Request Entity Too Large)"))
+			return OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}
+		},
+		"http": func(r *receiver) OTLP {
+			r.answer = tooBig(&httpError{http.StatusRequestEntityTooLarge, strings.Repeat("<html> ", 1000)})
+			return OTLP{Endpoint: r.serveHTTP(t, nil) + "/v1/metrics", Protocol: HTTP}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := new(receiver)
+			o := serve(r)
+			source := newSource(t, manySeries(n)...)
+			p, log := start(t, Options{OTLP: &o}, source)
+			flush(t, p)
+			first, _ := r.take()
+			checkManySeries(t, first, n)
+			flush(t, p)
+			second, sent := r.take()
+			checkManySeries(t, second, n)
+			if source.acks() != 2 || sent != len(second) || log.text() != "" {
+				t.Errorf("%d acknowledged; second cycle: %d requests, %d accepted; log: %s", source.acks(), sent, len(second), log.text())
+			}
+		})
+	}
+}
+
+// TestPointTooLarge has one point that the receiver can never take. The others arrive.
+func TestPointTooLarge(t *testing.T) {
+	const n = 100
+	r := new(receiver)
+	source := newSource(t, append(manySeries(n), metricOf(exits, probes.Point{Attributes: attrs("x", strings.Repeat("x", 200_000)), Start: bootTime, Value: 7}))...)
+	p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0", grpc.MaxRecvMsgSize(150_000))}}, source)
+	for range 2 {
+		if err := p.Flush(t.Context()); err == nil {
+			t.Error("no error")
+		}
+		requests, _ := r.take()
+		checkManySeries(t, requests, n)
+	}
+	if lines := log.lines(t, "a point is too large"); len(lines) != 1 || lines[0]["metric"] != exits.Name || source.acks() != 0 {
+		t.Errorf("%d acknowledged, log: %s", source.acks(), log.text())
+	}
+}
+
+// TestAcknowledgesOnlyAll has one of several batches refused.
+func TestAcknowledgesOnlyAll(t *testing.T) {
+	const n = 20_000
+	for name, test := range map[string]struct {
+		err     error
+		goesOn  bool // whether the other batches are sent
+		refused string
+	}{
+		"refused":     {status.Error(codes.InvalidArgument, "no"), true, "INVALID_ARGUMENT"},
+		"overloaded":  {status.Error(codes.ResourceExhausted, "quota exceeded"), false, "RESOURCE_EXHAUSTED"},
+		"unavailable": {status.Error(codes.Unavailable, "later"), false, "UNAVAILABLE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := new(receiver)
+			count, broken := 0, true
+			r.answer = func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
+				if count++; count >= 2 && broken && (!test.goesOn || count == 2) {
+					return nil, test.err
+				}
+				return nil, nil
+			}
+			source := newSource(t, manySeries(n)...)
+			p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0"), Timeout: 700 * time.Millisecond}}, source)
+			if err := p.Flush(t.Context()); err == nil {
+				t.Error("no error")
+			}
+			requests, _ := r.take()
+			if source.acks() != 0 || (len(requests) > 1) != test.goesOn {
+				t.Errorf("%d acknowledged, %d requests", source.acks(), len(requests))
+			}
+			r.mu.Lock()
+			broken = false
+			r.mu.Unlock()
+			flush(t, p)
+			requests, _ = r.take()
+			checkManySeries(t, requests, n)
+			if source.acks() != 1 {
+				t.Errorf("%d acknowledged", source.acks())
+			}
+			m := metricsByName(requests)
+			if numberOf(t, m["sidecar.export.points"], map[string]any{"error.type": test.refused}).GetAsInt() == 0 ||
+				numberOf(t, m["sidecar.export.unacknowledged.age"], map[string]any{}).GetAsDouble() <= 0 {
+				t.Error("the self-metrics tell nothing")
+			}
+			if len(log.lines(t, "export failing")) != 1 || len(log.lines(t, "export recovered")) != 1 {
+				t.Error(log.text())
+			}
+		})
+	}
+}
+
+func TestPartialSuccess(t *testing.T) {
+	for _, transport := range transports {
+		t.Run(transport.name, func(t *testing.T) {
+			r := new(receiver)
+			partial := &service.ExportMetricsPartialSuccess{RejectedDataPoints: 3, ErrorMessage: "too old"}
+			r.answer = func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
+				return &service.ExportMetricsServiceResponse{PartialSuccess: partial}, nil
+			}
+			o := transport.serve(t, r)
+			source := newSource(t)
+			p, log := start(t, Options{OTLP: &o}, source)
+			if err := p.Flush(t.Context()); err == nil || source.acks() != 0 {
+				t.Errorf("%d acknowledged, error: %v", source.acks(), err)
+			}
+			if lines := log.lines(t, "export failing"); len(lines) != 1 || lines[0]["error.type"] != "partial_success" || !strings.Contains(lines[0]["error"].(string), "too old") {
+				t.Error(log.text())
+			}
+			r.mu.Lock()
+			partial = &service.ExportMetricsPartialSuccess{ErrorMessage: "this version ends soon"}
+			r.mu.Unlock()
+			flush(t, p)
+			if lines := log.lines(t, "the receiver accepted"); source.acks() != 1 || len(lines) != 1 || !strings.Contains(lines[0]["error"].(string), "ends soon") {
+				t.Errorf("%d acknowledged, log: %s", source.acks(), log.text())
+			}
+		})
+	}
+}
+
+// TestSizeIsUpperBound compares the sizes that batches are cut by with what the SDK's exporter sends.
+func TestSizeIsUpperBound(t *testing.T) {
+	r := new(receiver)
+	exporter, err := newOTLPExporter(t.Context(), OTLP{Endpoint: r.serve(t, "127.0.0.1:0"), Protocol: GRPC, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = exporter.Shutdown(context.Background()) }()
+
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		rm := randomMetrics(random)
+		for _, b := range cut(rm, 1+random.IntN(100_000), encodedSize{newAttributeSets()}) {
+			if err := exporter.Export(t.Context(), &b.metrics); err != nil {
+				t.Fatal(err)
+			}
+			requests, _ := r.take()
+			size := proto.Size(requests[0])
+			// No exact value is wanted, but not a uselessly large one either.
+			if b.cost < size || b.cost > 2*size+100 {
+				t.Fatalf("estimated %d bytes, took %d: %v", b.cost, size, requests[0])
+			}
+		}
+	}
+}
+
+// TestCut checks that batches have every point once, in any cut.
+func TestCut(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 1))
+	size := encodedSize{newAttributeSets()}
+	for range 200 {
+		rm := randomMetrics(random)
+		total := cut(rm, math.MaxInt, onePoint{})
+		if len(total) == 0 {
+			continue
+		}
+		n := total[0].points
+		sum := 0
+		for _, b := range cut(rm, 1+random.IntN(20), onePoint{}) {
+			if b.points != b.cost || b.points == 0 {
+				t.Fatalf("%d points, cost %d", b.points, b.cost)
+			}
+			again := cut(&b.metrics, math.MaxInt, size)
+			if len(again) != 1 || again[0].points != b.points {
+				t.Fatalf("%d points, counted %d", b.points, again[0].points)
+			}
+			sum += b.points
+		}
+		if sum != n {
+			t.Fatalf("%d points of %d", sum, n)
+		}
+		limit := 500 + random.IntN(5000)
+		for _, b := range cut(rm, limit, size) {
+			if b.cost > limit && b.points > 1 {
+				t.Fatalf("cost %d, limit %d, %d points", b.cost, limit, b.points)
+			}
+		}
+	}
+}
+
+func randomMetrics(r *rand.Rand) *metricdata.ResourceMetrics {
+	text := func() string { return strings.Repeat("é", r.IntN(1<<r.IntN(9))) }
+	value := func() attribute.Value {
+		list := func(n int) []string {
+			var l []string
+			for range n {
+				l = append(l, text())
+			}
+			return l
+		}
+		switch r.IntN(11) {
+		case 0:
+			return attribute.BoolValue(r.IntN(2) == 0)
+		case 1:
+			return attribute.Int64Value(r.Int64() - math.MaxInt64/2)
+		case 2:
+			return attribute.Float64Value(r.NormFloat64())
+		case 3:
+			return attribute.BoolSliceValue([]bool{true, false}[:r.IntN(3)])
+		case 4:
+			return attribute.Int64SliceValue([]int64{-1, 1, math.MinInt64}[:r.IntN(4)])
+		case 5:
+			return attribute.Float64SliceValue([]float64{0, -1, math.Pi}[:r.IntN(4)])
+		case 6:
+			return attribute.StringSliceValue(list(r.IntN(4)))
+		case 7:
+			return attribute.ByteSliceValue([]byte(text()))
+		case 8:
+			return attribute.SliceValue(attribute.StringValue(text()), attribute.Int64Value(-1))
+		case 9:
+			return attribute.MapValue(attribute.String(text(), text()), attribute.Bool("x", true))
+		default:
+			return attribute.StringValue(text())
+		}
+	}
+	set := func() attribute.Set {
+		var kvs []attribute.KeyValue
+		for i := range r.IntN(12) {
+			kvs = append(kvs, attribute.KeyValue{Key: attribute.Key(fmt.Sprint(text(), i)), Value: value()})
+		}
+		return attribute.NewSet(kvs...)
+	}
+	counts := func() []uint64 {
+		c := make([]uint64, r.IntN(161))
+		for i := range c {
+			c[i] = r.Uint64() >> r.IntN(64)
+		}
+		return c
+	}
+	now := time.Now()
+	data := func() metricdata.Aggregation {
+		n := r.IntN(20)
+		switch r.IntN(5) {
+		case 0:
+			p := make([]metricdata.DataPoint[int64], n)
+			for i := range p {
+				p[i] = metricdata.DataPoint[int64]{Attributes: set(), StartTime: now, Time: now, Value: r.Int64()}
+			}
+			return metricdata.Sum[int64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality, IsMonotonic: true}
+		case 1:
+			p := make([]metricdata.DataPoint[float64], n)
+			for i := range p {
+				p[i] = metricdata.DataPoint[float64]{Attributes: set(), Time: now, Value: r.Float64()}
+			}
+			return metricdata.Gauge[float64]{DataPoints: p}
+		case 2:
+			p := make([]metricdata.HistogramDataPoint[float64], n)
+			for i := range p {
+				c := counts()
+				p[i] = metricdata.HistogramDataPoint[float64]{Attributes: set(), StartTime: now, Time: now, Count: 1, Sum: 1,
+					Min: metricdata.NewExtrema(1.0), Max: metricdata.NewExtrema(1.0), BucketCounts: c, Bounds: make([]float64, max(0, len(c)-1))}
+			}
+			return metricdata.Histogram[float64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality}
+		default:
+			p := make([]metricdata.ExponentialHistogramDataPoint[float64], n)
+			for i := range p {
+				p[i] = metricdata.ExponentialHistogramDataPoint[float64]{Attributes: set(), StartTime: now, Time: now, Count: 1, Sum: 1,
+					Min: metricdata.NewExtrema(1.0), Max: metricdata.NewExtrema(1.0), Scale: int32(r.IntN(30) - 10), ZeroCount: r.Uint64(), ZeroThreshold: 1,
+					PositiveBucket: metricdata.ExponentialBucket{Offset: r.Int32() - math.MaxInt32/2, Counts: counts()},
+					NegativeBucket: metricdata.ExponentialBucket{Offset: 1, Counts: counts()}}
+			}
+			return metricdata.ExponentialHistogram[float64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality}
+		}
+	}
+	attrs := set()
+	rm := &metricdata.ResourceMetrics{Resource: resource.NewWithAttributes(text(), attrs.ToSlice()...)}
+	for range r.IntN(4) {
+		sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: text(), Version: text(), SchemaURL: text(), Attributes: set()}}
+		for range r.IntN(4) {
+			sm.Metrics = append(sm.Metrics, metricdata.Metrics{Name: text(), Description: text(), Unit: text(), Data: data()})
+		}
+		rm.ScopeMetrics = append(rm.ScopeMetrics, sm)
+	}
+	return rm
+}
+
+func TestTooLarge(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{errors.New("too large"), false},
+		{status.Error(codes.ResourceExhausted, "grpc: received message larger than max (5000000 vs. 4194304)"), true},
+		{status.Error(codes.ResourceExhausted, "grpc: received message after decompression larger than max 4194304"), true},
+		{status.Error(codes.ResourceExhausted, "gRPC message exceeds maximum size 4194304: 5000000"), true},                                 // Java
+		{status.Error(codes.OutOfRange, "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes"), true}, // Rust
+		{status.Error(codes.ResourceExhausted, "Received message exceeds the maximum configured message size."), true},                      // .NET
+		{fmt.Errorf("failed to upload metrics: %w", errors.Join(nil, status.Error(codes.ResourceExhausted, "trying to send message larger than max"))), true},
+		{status.Error(codes.ResourceExhausted, "quota exceeded"), false},
+		{status.Error(codes.InvalidArgument, "label too large"), false},
+		{&httpError{413, ""}, true},
+		{fmt.Errorf("post: %w", &httpError{413, ""}), true},
+		{&httpError{400, "too large"}, false},
+	} {
+		if got := tooLarge(test.err); got != test.want {
+			t.Errorf("%v: got %v", test.err, got)
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package telemetry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// Options says what to export and where to. At least one of OTLP and Console is needed.
+type Options struct {
+	// Instance tells apart several sidecars on one host; it goes into service.instance.id. Empty for the only one.
+	Instance string
+	// Version and Revision are the build's, exported by sidecar.build.info.
+	Version, Revision string
+	// ServiceVersion is exported as service.version when it is set. The resource is a part of every series'
+	// identity downstream, so a value that changes with the build starts all series anew at every upgrade.
+	ServiceVersion string
+
+	// Instruments lists what the Source's snapshots may contain. Instruments that are switched off may be listed:
+	// what has no points is not exported.
+	Instruments []Instrument
+
+	Interval time.Duration // between exports; 0 means 60 s
+	// ExportTimeout bounds one cycle, all its requests together (OTEL_METRIC_EXPORT_TIMEOUT); 0 means 30 s.
+	ExportTimeout time.Duration
+
+	OTLP    *OTLP
+	Console *Console
+	Logger  *slog.Logger // nil means slog.Default
+}
+
+// Instrument is an instrument and the scope that its metric is exported under.
+type Instrument struct {
+	Scope probes.Scope
+	*probes.Instrument
+}
+
+// Protocol is how OTLP is spoken, by its name in OTEL_EXPORTER_OTLP_PROTOCOL.
+type Protocol string
+
+// The protocols of OTLP that are spoken.
+const (
+	GRPC Protocol = "grpc"
+	HTTP Protocol = "http/protobuf"
+)
+
+// OTLP says where an OTLP receiver is and how to speak to it. It alone counts: the OTEL_EXPORTER_OTLP_* variables that
+// name the same things are for the caller to put here, and are not read a second time.
+type OTLP struct {
+	// Endpoint is the whole URL, such as http://localhost:4317 (gRPC) or https://host:4318/v1/metrics (HTTP; no
+	// path is added).
+	Endpoint    string
+	Protocol    Protocol          // empty means GRPC
+	Headers     map[string]string // never logged
+	Timeout     time.Duration     // of one request, its repetitions included; 0 means 10 s
+	Compression string            // "gzip"; "none" or empty for none
+	TLS         TLS               // for https
+}
+
+// TLS names the files of a TLS client, all PEM and all optional.
+type TLS struct {
+	CAFile             string // the authorities to trust, instead of the system's
+	CertFile, KeyFile  string // the client's certificate, read again for every connection
+	ServerName         string // to expect in the server's certificate, instead of the endpoint's host
+	InsecureSkipVerify bool   // accept any certificate
+}
+
+// Console says where to print a table of all metrics every interval. A writer that blocks, such as a stopped terminal,
+// holds up the export too.
+type Console struct {
+	Writer io.Writer
+	Rows   int // at most so many a metric; 0 means 10
+}
+
+const (
+	defaultInterval       = 60 * time.Second // the OTel specification's, as the next two
+	defaultExportTimeout  = 30 * time.Second
+	defaultRequestTimeout = 10 * time.Second
+)
+
+// withDefaults returns o with every zero value replaced.
+func (o Options) withDefaults() (Options, error) {
+	if o.Interval == 0 {
+		o.Interval = defaultInterval
+	}
+	if o.ExportTimeout == 0 {
+		o.ExportTimeout = defaultExportTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.OTLP == nil && o.Console == nil {
+		return o, errors.New("telemetry: no exporter: set OTLP, Console or both")
+	}
+	if o.Interval < 0 || o.ExportTimeout < 0 {
+		return o, errors.New("telemetry: the interval and the timeout must be positive")
+	}
+	if o.OTLP != nil {
+		otlp, err := o.OTLP.withDefaults()
+		if err != nil {
+			return o, err
+		}
+		o.OTLP = &otlp
+	}
+	return o, nil
+}
+
+func (o OTLP) withDefaults() (OTLP, error) {
+	if o.Protocol == "" {
+		o.Protocol = GRPC
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultRequestTimeout
+	}
+	if o.Timeout < 0 {
+		return o, errors.New("OTLP timeout: must be positive")
+	}
+	if o.Compression != "" && o.Compression != "none" && o.Compression != "gzip" {
+		return o, fmt.Errorf("OTLP compression %q: write gzip or none", o.Compression)
+	}
+	_, err := ParseEndpoint(o.Protocol, o.Endpoint)
+	return o, err
+}
+
+// ParseEndpoint reads the URL of an OTLP receiver. It refuses what the SDK would silently read as another address; the
+// error says how to write it.
+func ParseEndpoint(protocol Protocol, endpoint string) (*url.URL, error) {
+	example := "http://localhost:4317"
+	if protocol == HTTP {
+		example = "http://localhost:4318/v1/metrics"
+	}
+	if protocol != GRPC && protocol != HTTP {
+		return nil, fmt.Errorf("OTLP protocol %q: write %s or %s", protocol, GRPC, HTTP)
+	}
+	u, err := url.Parse(endpoint)
+	switch {
+	case strings.Contains(endpoint, "@"):
+		// Not repeated, as it may hold a password; nor is an error of url.Parse, which repeats it.
+		return nil, errors.New("OTLP endpoint: a user and password in the URL are not sent: use an Authorization header")
+	case !strings.Contains(endpoint, "://"):
+		return nil, fmt.Errorf("OTLP endpoint %q has no scheme: write http:// or https:// before it, as in %s", endpoint, example)
+	case err != nil:
+		return nil, fmt.Errorf("OTLP endpoint %q is not a URL: write it as in %s", endpoint, example)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("OTLP endpoint %q: scheme %q: write http or https", endpoint, u.Scheme)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("OTLP endpoint %q has no host: write it as in %s", endpoint, example)
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("OTLP endpoint %q: a query or fragment is not sent: leave it out", endpoint)
+	case protocol == GRPC && strings.Trim(u.Path, "/") != "":
+		return nil, fmt.Errorf("OTLP endpoint %q: gRPC has no path: write %s://%s, or choose the protocol %s", endpoint, u.Scheme, u.Host, HTTP)
+	case protocol == GRPC && u.Scheme == "http" && u.Port() == "":
+		return nil, fmt.Errorf("OTLP endpoint %q has no port: write it, as in %s", endpoint, "http://"+net.JoinHostPort(u.Hostname(), "4317"))
+	}
+	return u, nil
+}
+
+// preferences are what the OTel specification lets the environment alone decide.
+type preferences struct {
+	explicitBuckets bool
+	warning         string
+}
+
+const (
+	temporalityVariable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+	aggregationVariable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+)
+
+func readPreferences() (preferences, error) {
+	var p preferences
+	if v := os.Getenv(temporalityVariable); v != "" && !strings.EqualFold(v, "cumulative") {
+		return p, fmt.Errorf("%s=%s: only cumulative is exported: unset it, and let the Collector's cumulativetodelta processor make deltas",
+			temporalityVariable, v)
+	}
+	switch v := os.Getenv(aggregationVariable); {
+	case v == "", strings.EqualFold(v, "base2_exponential_bucket_histogram"):
+		// The specification's default is explicit buckets. Ours is what the kernel counts.
+	case strings.EqualFold(v, "explicit_bucket_histogram"):
+		p.explicitBuckets = true
+	default:
+		p.warning = fmt.Sprintf("%s=%s is not known and is ignored: write base2_exponential_bucket_histogram or explicit_bucket_histogram",
+			aggregationVariable, v)
+	}
+	return p, nil
+}

@@ -1,0 +1,183 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	goruntime "go.opentelemetry.io/contrib/instrumentation/runtime"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/exemplar"
+
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// firstExport is when the first export begins, whatever the interval: who starts the sidecar wants to see whether it
+// works.
+const firstExport = time.Second
+
+// Pipeline exports the values of a Source until it is shut down.
+type Pipeline struct {
+	provider *sdkmetric.MeterProvider
+	cancel   context.CancelFunc
+	first    sync.WaitGroup // the goroutine of the first export
+}
+
+// Start begins to export the values of source. It becomes the SDK's error handler and logger in this process. ctx is
+// for the start alone.
+//
+// A receiver that cannot be reached is no error: it is logged, and tried again every interval.
+func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	prefer, err := readPreferences()
+	if err != nil {
+		return nil, err
+	}
+	if prefer.warning != "" {
+		o.Logger.Warn(prefer.warning)
+	}
+	log := newErrorLog(o.Logger)
+	otel.SetErrorHandler(log)
+
+	res, err := newResource(ctx, o, os.DirFS("/"))
+	if err != nil {
+		o.Logger.Warn("the resource is incomplete", "error", oneLine(err))
+	}
+	c := newCollector(source, log, prefer.explicitBuckets)
+	d := &delivery{
+		resource:   res,
+		collector:  c,
+		log:        log,
+		limit:      maxRequest,
+		histograms: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20, NoMinMax: true},
+	}
+	if prefer.explicitBuckets {
+		d.histograms = sdkmetric.AggregationExplicitBucketHistogram{Boundaries: explicitBounds(probes.Range{Max: 6}), NoMinMax: true}
+	}
+	if o.Console != nil {
+		d.console = newConsole(*o.Console)
+	}
+	if o.OTLP != nil {
+		// The SDK reads all of OTEL_EXPORTER_OTLP_* again, and logs what it cannot read, headers included. None
+		// of it counts here.
+		otel.SetLogger(logr.Discard())
+		if d.otlp, err = newOTLPExporter(ctx, *o.OTLP); err != nil {
+			return nil, err
+		}
+		d.endpoint, d.timeout = o.OTLP.Endpoint, o.OTLP.Timeout
+		if o.OTLP.TLS != (TLS{}) && strings.HasPrefix(d.endpoint, "http://") {
+			o.Logger.Warn("TLS settings have no effect: the endpoint is http, not https", "endpoint", d.endpoint)
+		}
+	}
+	otel.SetLogger(logr.New(sdkSink{log}))
+
+	p := &Pipeline{provider: sdkmetric.NewMeterProvider(
+		sdkmetric.WithResource(res),
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(d,
+			sdkmetric.WithInterval(o.Interval),
+			sdkmetric.WithTimeout(o.ExportTimeout),
+			sdkmetric.WithProducer(c),
+		)),
+		// None. The SDK's 2,000 would fold what the probes keep apart; they have a limit of their own.
+		sdkmetric.WithCardinalityLimit(0),
+		sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter),
+	)}
+	if err := p.register(o, c, d); err != nil {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel() // nothing is to be exported
+		_ = p.provider.Shutdown(ctx)
+		return nil, err
+	}
+	p.exportFirst()
+	return p, nil
+}
+
+// register makes all instruments. The self-metrics are first, because their callback begins the cycle.
+func (p *Pipeline) register(o Options, c *collector, d *delivery) error {
+	meter := p.provider.Meter(selfScopeName, metric.WithInstrumentationVersion(selfScopeVersion))
+	self, err := newSelfMetrics(meter, o)
+	if err != nil {
+		return fmt.Errorf("self-metrics: %w", err)
+	}
+	c.self, d.self = self, self
+	if err := self.register(meter, func(ctx context.Context, observer metric.Observer) error {
+		c.begin(ctx)
+		self.observe(observer, c.snapshot, d.age())
+		return nil // an error would drop the whole cycle
+	}); err != nil {
+		return fmt.Errorf("self-metrics: %w", err)
+	}
+
+	scopes := make(map[probes.Scope][]*probes.Instrument)
+	for _, in := range o.Instruments {
+		switch {
+		case in.Kind == probes.Counter:
+			scopes[in.Scope] = append(scopes[in.Scope], in.Instrument)
+		case in.Range.Scale < 0:
+			return fmt.Errorf("instrument %s: scale %d: buckets wider than a power of two cannot be exported", in.Name, in.Range.Scale)
+		}
+	}
+	for scope, instruments := range scopes {
+		meter := p.provider.Meter(scope.Name, metric.WithInstrumentationVersion(scope.Version))
+		if err := c.register(meter, scope, instruments); err != nil {
+			return fmt.Errorf("scope %s: %w", scope.Name, err)
+		}
+	}
+	if err := goruntime.Start(goruntime.WithMeterProvider(p.provider)); err != nil {
+		return fmt.Errorf("metrics of the Go runtime: %w", err)
+	}
+	return nil
+}
+
+// exportFirst exports once, soon.
+func (p *Pipeline) exportFirst() {
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(context.Background())
+	p.first.Go(func() {
+		select {
+		case <-time.After(firstExport):
+			_ = p.Flush(ctx) // logged by delivery
+		case <-ctx.Done():
+		}
+	})
+}
+
+// Flush collects and exports now. It returns the error of that export, or ctx's.
+func (p *Pipeline) Flush(ctx context.Context) error {
+	return p.provider.ForceFlush(ctx)
+}
+
+// Shutdown collects and exports a last time and ends every goroutine. Give ctx a deadline: it bounds that last export,
+// and Shutdown returns soon after it even if a Console's writer blocks.
+func (p *Pipeline) Shutdown(ctx context.Context) error {
+	p.cancel()
+	done := make(chan error, 1)
+	go func() {
+		p.first.Wait()
+		done <- p.provider.Shutdown(ctx)
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(250 * time.Millisecond):
+			return fmt.Errorf("shutdown of the export: %w", context.Cause(ctx))
+		}
+	}
+	if errors.Is(err, sdkmetric.ErrReaderShutdown) {
+		return nil // by an earlier call
+	}
+	return err
+}

@@ -1,0 +1,203 @@
+package telemetry
+
+import (
+	"context"
+	"runtime"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// The scope of the self-metrics. The version is that of their meaning, as with the probes'.
+const (
+	selfScopeName    = "github.com/ebpf-sidecar/sidecar/telemetry"
+	selfScopeVersion = "1.0.0"
+)
+
+// SelfMetric describes one metric about the sidecar itself.
+type SelfMetric struct {
+	Name        string
+	Unit        string // UCUM
+	Kind        string // counter, updowncounter, gauge or histogram
+	Description string
+	Attributes  []string
+}
+
+// The attributes of the self-metrics.
+const (
+	probeNameKey  = attribute.Key("sidecar.probe.name")
+	probeStateKey = attribute.Key("sidecar.probe.state")
+	missReasonKey = attribute.Key("sidecar.probe.missed.reason")
+	tableNameKey  = attribute.Key("sidecar.table.name")
+	versionKey    = attribute.Key("sidecar.build.version")
+	revisionKey   = attribute.Key("sidecar.build.revision")
+	goVersionKey  = semconv.ProcessRuntimeVersionKey
+)
+
+var (
+	probeEvents = SelfMetric{"sidecar.probe.events", "{event}", "counter",
+		"Kernel events that a probe counted.",
+		[]string{string(probeNameKey)}}
+	probeState = SelfMetric{"sidecar.probe.state", "{probe}", "updowncounter",
+		"1 for the state that a probe is in, 0 for the others.",
+		[]string{string(probeNameKey), string(probeStateKey)}}
+	probeMissed = SelfMetric{"sidecar.probe.missed", "{event}", "counter",
+		"Kernel events that a probe could not handle as it should.",
+		[]string{string(probeNameKey), string(missReasonKey)}}
+	seriesUsed = SelfMetric{"sidecar.series", "{series}", "updowncounter",
+		"Series in a table, the overflow series not included.",
+		[]string{string(probeNameKey), string(tableNameKey)}}
+	seriesLimit = SelfMetric{"sidecar.series.limit", "{series}", "updowncounter",
+		"Series that fit in a table.",
+		[]string{string(probeNameKey), string(tableNameKey)}}
+	seriesOverflow = SelfMetric{"sidecar.series.overflow", "{event}", "counter",
+		"Kernel events counted in a table's overflow series, the one with otel.metric.overflow=true.",
+		[]string{string(probeNameKey), string(tableNameKey)}}
+	collectionDuration = SelfMetric{"sidecar.collection.duration", "s", "histogram",
+		"Time to read all probes once.",
+		[]string{string(semconv.ErrorTypeKey)}}
+	exportDuration = SelfMetric{"sidecar.export.duration", "s", "histogram",
+		"Time of one OTLP request, its repetitions included.",
+		[]string{string(semconv.ErrorTypeKey)}}
+	exportPoints = SelfMetric{"sidecar.export.points", "{point}", "counter",
+		"Points sent to the OTLP receiver: without error.type those it accepted.",
+		[]string{string(semconv.ErrorTypeKey)}}
+	unacknowledgedAge = SelfMetric{"sidecar.export.unacknowledged.age", "s", "gauge",
+		"Age of the oldest collection since the last one that was accepted whole; 0 when that is the latest.",
+		nil}
+	buildInfo = SelfMetric{"sidecar.build.info", "1", "gauge",
+		"Always 1; the attributes tell the build.",
+		[]string{string(versionKey), string(revisionKey), string(goVersionKey)}}
+)
+
+// SelfMetrics lists the metrics about the sidecar itself, for its documentation. The metrics of the Go runtime come
+// besides, as semantic conventions describe them.
+func SelfMetrics() []SelfMetric {
+	return []SelfMetric{
+		probeEvents, probeState, probeMissed, seriesUsed, seriesLimit, seriesOverflow, collectionDuration,
+		exportDuration, exportPoints, unacknowledgedAge, buildInfo,
+	}
+}
+
+var probeStates = []probes.State{probes.Attached, probes.Disabled, probes.Unsupported, probes.Failed}
+
+// selfMetrics records and observes the metrics about the sidecar itself.
+type selfMetrics struct {
+	collection, export metric.Float64Histogram
+	points             metric.Int64Counter
+
+	observables map[string]metric.Int64Observable
+	age         metric.Float64ObservableGauge
+	build       metric.ObserveOption
+}
+
+func newSelfMetrics(meter metric.Meter, o Options) (*selfMetrics, error) {
+	s := &selfMetrics{observables: make(map[string]metric.Int64Observable), build: metric.WithAttributeSet(buildAttributes(o))}
+	for _, m := range SelfMetrics() {
+		var (
+			unit        = metric.WithUnit(m.Unit)
+			description = metric.WithDescription(m.Description)
+			err         error
+		)
+		switch {
+		case m.Name == collectionDuration.Name:
+			s.collection, err = meter.Float64Histogram(m.Name, unit, description)
+		case m.Name == exportDuration.Name:
+			s.export, err = meter.Float64Histogram(m.Name, unit, description)
+		case m.Name == exportPoints.Name:
+			s.points, err = meter.Int64Counter(m.Name, unit, description)
+		case m.Name == unacknowledgedAge.Name:
+			s.age, err = meter.Float64ObservableGauge(m.Name, unit, description)
+		case m.Kind == "counter":
+			s.observables[m.Name], err = meter.Int64ObservableCounter(m.Name, unit, description)
+		case m.Kind == "updowncounter":
+			s.observables[m.Name], err = meter.Int64ObservableUpDownCounter(m.Name, unit, description)
+		case m.Kind == "gauge":
+			s.observables[m.Name], err = meter.Int64ObservableGauge(m.Name, unit, description)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func buildAttributes(o Options) attribute.Set {
+	attrs := []attribute.KeyValue{goVersionKey.String(runtime.Version())}
+	if o.Version != "" {
+		attrs = append(attrs, versionKey.String(o.Version))
+	}
+	if o.Revision != "" {
+		attrs = append(attrs, revisionKey.String(o.Revision))
+	}
+	return attribute.NewSet(attrs...)
+}
+
+// register has f called at the beginning of every cycle: the SDK runs callbacks in the order of their registration.
+func (s *selfMetrics) register(meter metric.Meter, f metric.Callback) error {
+	all := []metric.Observable{s.age}
+	for _, o := range s.observables {
+		all = append(all, o)
+	}
+	_, err := meter.RegisterCallback(f, all...)
+	return err
+}
+
+// observe hands the values to the SDK. snapshot is nil when the probes could not be read.
+func (s *selfMetrics) observe(o metric.Observer, snapshot *probes.Snapshot, age time.Duration) {
+	observe := func(m SelfMetric, v uint64, attrs ...attribute.KeyValue) {
+		o.ObserveInt64(s.observables[m.Name], int64(v), metric.WithAttributes(attrs...))
+	}
+	o.ObserveInt64(s.observables[buildInfo.Name], 1, s.build)
+	o.ObserveFloat64(s.age, age.Seconds())
+	if snapshot == nil {
+		return
+	}
+	for _, p := range snapshot.Probes {
+		probe := probeNameKey.String(p.Probe)
+		observe(probeEvents, p.Events, probe)
+		for _, state := range probeStates {
+			var v uint64
+			if state == p.State {
+				v = 1
+			}
+			observe(probeState, v, probe, probeStateKey.String(string(state)))
+		}
+		for _, m := range p.Missed {
+			observe(probeMissed, m.Count, probe, missReasonKey.String(string(m.Reason)))
+		}
+	}
+	for _, t := range snapshot.Tables {
+		probe, table := probeNameKey.String(t.Probe), tableNameKey.String(t.Table)
+		observe(seriesUsed, uint64(t.Series), probe, table)
+		observe(seriesLimit, uint64(t.Limit), probe, table)
+		observe(seriesOverflow, t.Overflow, probe, table)
+	}
+}
+
+// collected records one reading of the probes.
+func (s *selfMetrics) collected(ctx context.Context, d time.Duration, err error) {
+	s.collection.Record(ctx, d.Seconds(), errorAttributes(errorType(err)))
+}
+
+// exported records one request and what became of its points.
+func (s *selfMetrics) exported(ctx context.Context, d time.Duration, accepted, refused int, errorType string) {
+	s.export.Record(ctx, d.Seconds(), errorAttributes(errorType))
+	if accepted > 0 {
+		s.points.Add(ctx, int64(accepted))
+	}
+	if refused > 0 {
+		s.points.Add(ctx, int64(refused), errorAttributes(errorType))
+	}
+}
+
+func errorAttributes(errorType string) metric.MeasurementOption {
+	if errorType == "" {
+		return metric.WithAttributes()
+	}
+	return metric.WithAttributes(semconv.ErrorTypeKey.String(errorType))
+}
