@@ -50,10 +50,8 @@ type loaded struct {
 // Load loads and attaches the enabled probes of a plan. A probe that cannot be is told in every snapshot and stops no
 // other; the error is for what all of them need. Nothing is counted before Open.
 func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK, which kernels before 5.11 charge maps to: %w "+
-			"(set LimitMEMLOCK=infinity, or run with CAP_SYS_RESOURCE)", err)
-	}
+	// Kernels before 5.11 charge maps to it. It fails, too, for who may create no map at all: loading tells which it is.
+	_ = rlimit.RemoveMemlock()
 	wall, err := newWallClock()
 	if err != nil {
 		return nil, err
@@ -199,7 +197,8 @@ func iterate(program *ebpf.Program) error {
 // explain adds what is known of the cause and what to do about it to an error of the kernel's.
 func explain(err error, needs string, kernel *Kernel) error {
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON)", err)
+		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, "+
+			"too)", err)
 	}
 	return fmt.Errorf("%w (it needs %s; this is %s)", err, needs, kernel.Release)
 }
@@ -234,6 +233,15 @@ func (s *Set) ledgers() []*ledger {
 	return all
 }
 
+// Status tells what became of each probe of the plan, in its order, without the figures of a Snapshot.
+func (s *Set) Status() []Status {
+	all := make([]Status, len(s.probes))
+	for i, probe := range s.probes {
+		all[i] = Status{Probe: probe.Spec.Name, State: probe.state, Err: probe.err}
+	}
+	return all
+}
+
 // Snapshot reads every series. It also takes in the series and cgroups that are new, and ends those that are gone.
 func (s *Set) Snapshot() (*Snapshot, error) {
 	s.generation++
@@ -250,8 +258,9 @@ func (s *Set) Snapshot() (*Snapshot, error) {
 	for i := range s.metrics {
 		s.metrics[i].Points = s.metrics[i].Points[:0]
 	}
-	for _, probe := range s.probes {
-		status := Status{Probe: probe.Spec.Name, State: probe.state, Err: probe.err}
+	snapshot.Probes = s.Status()
+	for i, probe := range s.probes {
+		status := &snapshot.Probes[i]
 		if probe.state == Attached {
 			for _, l := range probe.ledgers {
 				table, events := l.read(s.metrics, s.wall)
@@ -264,8 +273,10 @@ func (s *Set) Snapshot() (*Snapshot, error) {
 				return nil, fmt.Errorf("probe %s: %w", probe.Spec.Name, err)
 			}
 		}
-		snapshot.Probes = append(snapshot.Probes, status)
 	}
+	snapshot.Tables = append(snapshot.Tables, TableStatus{
+		Probe: "workload", Table: cgroupsTable, Series: s.table.Used(), Limit: s.table.Layout().Slots - 1,
+	})
 	return snapshot, nil
 }
 
@@ -312,7 +323,9 @@ func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
 	retired := make([][]uint32, len(ledgers))
 	ended := len(removed)
 	for i, l := range ledgers {
-		retired[i] = l.of(isRemoved)
+		if len(removed) > 0 {
+			retired[i] = l.of(isRemoved)
+		}
 		ended += len(unknown[i])
 		if err := errors.Join(l.table.Unpublish(retired[i]...), l.table.Unpublish(unknown[i]...)); err != nil {
 			return err

@@ -3,6 +3,8 @@
 package probes
 
 import (
+	"iter"
+
 	"github.com/cilium/ebpf"
 )
 
@@ -46,13 +48,15 @@ const scopePrefix = "github.com/ebpf-sidecar/sidecar/probes/"
 // Scope is the instrumentation scope of the probe's metrics.
 func (s *Spec) Scope() Scope { return Scope{Name: scopePrefix + s.Name, Version: s.Version} }
 
-// Metrics returns the names of the probe's metrics.
-func (s *Spec) Metrics() []string {
-	var names []string
-	for _, table := range s.Tables {
-		for _, instrument := range table.Instruments {
-			names = append(names, instrument.Name)
+// Instruments are those of all tables.
+func (s *Spec) Instruments() iter.Seq[*Instrument] {
+	return func(yield func(*Instrument) bool) {
+		for i := range s.Tables {
+			for j := range s.Tables[i].Instruments {
+				if !yield(&s.Tables[i].Instruments[j]) {
+					return
+				}
+			}
 		}
 	}
-	return names
 }

@@ -51,7 +51,7 @@ func LayoutOf(spec *ebpf.CollectionSpec, name string) (Layout, error) {
 // sizes are those of kernel/bpf/hashtab.c, queue_stack_maps.c and arraymap.c.
 func (l Layout) Memory(possibleCPUs int) uint64 {
 	const (
-		mapHeader   = 1024 // struct bpf_htab and its like, generously
+		mapHeader   = 1024 // struct bpf_htab or bpf_queue_stack, generously
 		hashElement = 48   // struct htab_elem
 		hashBucket  = 16   // struct bucket
 		hashLocks   = 8    // map_locked counters a CPU, 4 bytes each
@@ -60,9 +60,10 @@ func (l Layout) Memory(possibleCPUs int) uint64 {
 	hash := keys*(hashElement+align(l.KeySize, 8)+8) + (1<<bits.Len(uint(l.Slots-1)))*hashBucket +
 		possibleCPUs*(hashLocks*4+8)
 	queue := (l.Slots + 1) * 4
-	info := l.Slots * l.InfoSize
-	cells := l.Slots * l.Shards * l.CellSize
-	return uint64(4*mapHeader + hash + queue + pages(info) + pages(cells))
+	// The header of an array that can be mapped has a page of its own.
+	info := pages(1) + pages(l.Slots*l.InfoSize)
+	cells := pages(1) + pages(l.Slots*l.Shards*l.CellSize)
+	return uint64(2*mapHeader + hash + queue + info + cells)
 }
 
 // Configure sizes the table's maps in a collection that is not loaded yet.

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/probes"
+	"github.com/ebpf-sidecar/sidecar/telemetry"
+)
+
+// Outcomes of a check.
+const (
+	checkOK      = "ok"
+	checkWarning = "warning" // it runs, and something will be missing
+	checkFailed  = "failed"  // the enabled probes can't run
+)
+
+// finding is the answer of one check.
+type finding struct {
+	Check   string `json:"check"`
+	Outcome string `json:"outcome"`
+	Found   string `json:"found"`
+	Why     string `json:"why,omitempty"` // why it matters
+	Do      string `json:"do,omitempty"`  // what to type or to change
+}
+
+// connectTimeout bounds each step on the way to the endpoint.
+const connectTimeout = 5 * time.Second
+
+func checkCommand() *cobra.Command {
+	var path, output string
+	command := &cobra.Command{
+		Use:   "check",
+		Short: "Check the kernel, the privileges, every enabled probe and the way to the endpoint",
+		Long: "Check the kernel, the privileges, every enabled probe and the way to the endpoint. The exit code is 1 if\n" +
+			"the enabled probes can't run; an endpoint that can't be reached is a warning, since it may come up later.",
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			findings := append(checkHost(), checkProbes(c)...)
+			findings = append(findings, checkEndpoint(command.Context(), c)...)
+			if err := write(command.OutOrStdout(), output, findings, func(w io.Writer) error {
+				return printFindings(w, findings)
+			}); err != nil {
+				return err
+			}
+			for _, f := range findings {
+				if f.Outcome == checkFailed {
+					return errReported
+				}
+			}
+			return nil
+		},
+	}
+	configFlag(command, &path)
+	outputFlag(command, &output)
+	return command
+}
+
+func printFindings(w io.Writer, findings []finding) error {
+	for _, f := range findings {
+		if _, err := fmt.Fprintf(w, "%-8s %-13s %s\n", f.Outcome, f.Check, f.Found); err != nil {
+			return err
+		}
+		for _, line := range []string{f.Why, f.Do} {
+			if line != "" {
+				fmt.Fprintf(w, "%22s %s\n", "", line)
+			}
+		}
+	}
+	return nil
+}
+
+// checkHost looks at what all probes need.
+func checkHost() []finding {
+	return []finding{checkKernel(), checkCapabilities(), checkLockdown(), checkCgroups()}
+}
+
+func checkKernel() finding {
+	kernel, err := probes.RunningKernel()
+	if err != nil {
+		return finding{"kernel", checkFailed, err.Error(),
+			"the programs read the kernel's structures where its BTF says they are",
+			"boot a kernel with CONFIG_DEBUG_INFO_BTF=y: those of the distributions have it from 2020 on"}
+	}
+	return finding{Check: "kernel", Outcome: checkOK, Found: kernel.Release + ", with BTF"}
+}
+
+func checkCapabilities() finding {
+	missing, err := missingCapabilities()
+	if err != nil {
+		return finding{"capabilities", checkWarning, err.Error(), "", ""}
+	}
+	if len(missing) > 0 {
+		return finding{"capabilities", checkFailed, strings.Join(missing, " and ") + " missing",
+			"the kernel lets only processes with both load tracing programs",
+			"run as root (sudo sidecar check), or grant them: docker run --cap-add BPF --cap-add PERFMON"}
+	}
+	return finding{Check: "capabilities", Outcome: checkOK, Found: "CAP_BPF and CAP_PERFMON, or what includes them"}
+}
+
+// missingCapabilities lists those of CAP_BPF and CAP_PERFMON that the process lacks. CAP_SYS_ADMIN includes both.
+func missingCapabilities() ([]string, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return nil, fmt.Errorf("read the process's capabilities: %w", err)
+	}
+	has := func(capability int) bool {
+		return sets[capability/32].Effective&(1<<(capability%32)) != 0
+	}
+	var missing []string
+	if has(unix.CAP_SYS_ADMIN) {
+		return nil, nil
+	}
+	if !has(unix.CAP_BPF) {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !has(unix.CAP_PERFMON) {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	return missing, nil
+}
+
+func checkLockdown() finding {
+	state, err := os.ReadFile("/sys/kernel/security/lockdown")
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return finding{Check: "lockdown", Outcome: checkOK, Found: "none, or securityfs is not mounted here"}
+	case err != nil:
+		return finding{Check: "lockdown", Outcome: checkWarning, Found: err.Error()}
+	case bytes.Contains(state, []byte("[confidentiality]")):
+		return finding{"lockdown", checkFailed, "confidentiality",
+			"the kernel forbids programs to read the names of executables and cgroups",
+			"boot with lockdown=integrity, which is what Secure Boot asks for"}
+	}
+	return finding{Check: "lockdown", Outcome: checkOK, Found: strings.TrimSpace(string(state))}
+}
+
+func checkCgroups() finding {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return finding{Check: "cgroups", Outcome: checkWarning, Found: err.Error()}
+	}
+	v1, v2 := false, false
+	for lines := bufio.NewScanner(bytes.NewReader(mounts)); lines.Scan(); {
+		if _, after, found := strings.Cut(lines.Text(), " - "); found {
+			v1 = v1 || strings.HasPrefix(after, "cgroup ")
+			v2 = v2 || strings.HasPrefix(after, "cgroup2 ")
+		}
+	}
+	switch {
+	case v2 && v1:
+		return finding{Check: "cgroups", Outcome: checkOK, Found: "v1 and v2; workloads are told apart by the v2 hierarchy"}
+	case v1:
+		return finding{"cgroups", checkWarning, "v1 only",
+			"counts are right, but workloads are told apart by the v2 hierarchy: their attributes will be missing",
+			"boot with systemd.unified_cgroup_hierarchy=1"}
+	}
+	return finding{Check: "cgroups", Outcome: checkOK, Found: "v2"}
+}
+
+// checkProbes tries to load every probe; one that is not enabled is only a warning.
+func checkProbes(c *config.Config) []finding {
+	reports, _, err := tryProbes(c)
+	if err != nil {
+		return []finding{{Check: "probes", Outcome: checkFailed, Found: err.Error()}}
+	}
+	var findings []finding
+	for _, r := range reports {
+		f := finding{Check: "probe " + r.Name, Outcome: checkOK, Found: "loads and attaches"}
+		if !r.Supported {
+			f.Found = r.Error
+			f.Outcome = checkWarning
+			if r.Enabled {
+				f.Outcome = checkFailed
+				f.Do = fmt.Sprintf("or switch it off: probes.%s.enabled: false", r.Name)
+			}
+		}
+		findings = append(findings, f)
+	}
+	return findings
+}
+
+// checkEndpoint goes the way of an export, step by step: name, TCP, TLS, an empty request.
+func checkEndpoint(ctx context.Context, c *config.Config) []finding {
+	const why = "metrics are kept in the kernel and exported when the endpoint answers"
+	options := otlp(c.Export)
+	u, err := url.Parse(options.Endpoint)
+	if err != nil {
+		return []finding{{Check: "endpoint", Outcome: checkWarning, Found: err.Error(), Why: why}}
+	}
+	var findings []finding
+	step := func(name, found string, err error, do string) bool {
+		if err != nil {
+			findings = append(findings, finding{name, checkWarning, err.Error(), why, do})
+			return false
+		}
+		findings = append(findings, finding{Check: name, Outcome: checkOK, Found: found})
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*connectTimeout)
+	defer cancel()
+	dialer := net.Dialer{Timeout: connectTimeout}
+
+	addresses, err := net.DefaultResolver.LookupHost(ctx, u.Hostname())
+	if !step("endpoint name", u.Hostname()+" is "+strings.Join(addresses, ", "), err, "check export.endpoint and the DNS") {
+		return findings
+	}
+	address := net.JoinHostPort(u.Hostname(), port(u))
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if !step("endpoint TCP", address+" accepts connections", err,
+		"start the Collector there, or set export.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)") {
+		return findings
+	}
+	defer connection.Close()
+	if u.Scheme == "https" {
+		tlsConfig, err := (&tls.Config{ServerName: u.Hostname()}), error(nil)
+		if err == nil {
+			err = tls.Client(connection, tlsConfig).HandshakeContext(ctx)
+		}
+		if !step("endpoint TLS", "the certificate is trusted", err, "check export.tls.ca_file and server_name") {
+			return findings
+		}
+	}
+	step("endpoint OTLP", "takes "+c.Export.Protocol+" requests", telemetry.CheckExport(ctx, *options),
+		"check export.protocol: grpc is usually on port 4317, http/protobuf on 4318")
+	return findings
+}
+
+func port(u *url.URL) string {
+	if port := u.Port(); port != "" {
+		return port
+	}
+	if u.Scheme == "https" {
+		return "443"
+	}
+	return "80"
+}

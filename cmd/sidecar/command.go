@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0 // done, or stopped by a signal
+	exitFailed = 1
+	exitUsage  = 2 // the command line or the configuration is wrong
+)
+
+// usageError is an error in what the user wrote, on the command line or in the configuration.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// errReported ends a command whose output has already said what is wrong.
+var errReported = errors.New("")
+
+// run runs the command line and returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	started := false
+	root := &cobra.Command{
+		Use:   "sidecar",
+		Short: "Count and time what the Linux kernel does, for each workload, as OpenTelemetry metrics",
+		Long: "sidecar runs BPF programs on kernel tracepoints, which count and time what the kernel does for each\n" +
+			"container, pod and systemd unit, and exports the figures as OpenTelemetry metrics.",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		PersistentPreRun: func(*cobra.Command, []string) { started = true },
+	}
+	root.AddCommand(runCommand(), probesCommand(), checkCommand(), configCommand(), versionCommand())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	err := root.Execute()
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errReported):
+		return exitFailed
+	case !started:
+		fmt.Fprintf(stderr, "sidecar: %v\nTry: sidecar --help\n", err)
+		return exitUsage
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "sidecar: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "sidecar: %v\n", err)
+	return exitFailed
+}
+
+// catalogue is what there is to configure: every probe and its metrics.
+func catalogue() config.Catalogue {
+	all := config.Catalogue{}
+	for _, spec := range probes.All() {
+		metrics := map[string]config.Switch{}
+		for instrument := range spec.Instruments() {
+			metrics[instrument.Name] = config.Switch{Description: instrument.Description, Default: true}
+		}
+		all[spec.Name] = config.Switch{Description: spec.Description, Default: spec.Default, Metrics: metrics}
+	}
+	return all
+}
+
+// probeOptions is what a configuration says to the probes.
+func probeOptions(c *config.Config) probes.Options {
+	return probes.Options{
+		Enabled:     func(spec *probes.Spec) bool { return c.Probes[spec.Name].Enabled },
+		Metric:      func(probe, metric string) bool { return c.Probes[probe].Metrics[metric] },
+		Attributes:  c.Attributes,
+		SeriesLimit: c.SeriesLimit,
+		MemoryLimit: uint64(c.MemoryLimit),
+	}
+}
+
+// configFlag adds --config to a command.
+func configFlag(command *cobra.Command, path *string) {
+	command.Flags().StringVar(path, "config", "", "configuration `FILE` (see: sidecar config default)")
+}

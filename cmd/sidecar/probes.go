@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/probes"
+)
+
+// probeReport is what there is to say of a probe on this kernel.
+type probeReport struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description"`
+	Default     bool     `json:"default"`
+	Enabled     bool     `json:"enabled"`
+	Supported   bool     `json:"supported"`
+	Error       string   `json:"error,omitempty"` // why it is not
+	Memory      uint64   `json:"memory"`          // bytes
+	Metrics     []string `json:"metrics"`
+}
+
+func probesCommand() *cobra.Command {
+	var path, output string
+	command := &cobra.Command{
+		Use:   "probes",
+		Short: "List the probes: what this kernel supports, what is on by default, and the memory that each takes",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			reports, plan, err := tryProbes(c)
+			if err != nil {
+				return err
+			}
+			return write(command.OutOrStdout(), output, reports, func(w io.Writer) error {
+				return printProbes(w, reports, plan)
+			})
+		},
+	}
+	configFlag(command, &path)
+	outputFlag(command, &output)
+	return command
+}
+
+// tryProbes loads every probe, enabled or not, to see whether the kernel takes it. None of them counts anything.
+func tryProbes(c *config.Config) ([]probeReport, *probes.Plan, error) {
+	kernel, err := probes.RunningKernel()
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, err := probes.NewPlan(probes.All(), probeOptions(c), kernel)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	all := probeOptions(c)
+	all.Enabled = func(*probes.Spec) bool { return true }
+	all.SeriesLimit = 1
+	trial, err := probes.NewPlan(probes.All(), all, kernel)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	set, err := probes.Load(trial, all, kernel)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer set.Close()
+	var reports []probeReport
+	for i, status := range set.Status() {
+		probe := plan.Probes[i]
+		report := probeReport{
+			Name:        status.Probe,
+			Description: probe.Spec.Description,
+			Default:     probe.Spec.Default,
+			Enabled:     probe.Enabled,
+			Supported:   status.State == probes.Attached,
+			Memory:      probe.Memory,
+		}
+		if status.Err != nil {
+			report.Error = status.Err.Error()
+		}
+		for instrument := range probe.Spec.Instruments() {
+			report.Metrics = append(report.Metrics, instrument.Name)
+		}
+		reports = append(reports, report)
+	}
+	return reports, plan, nil
+}
+
+func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "PROBE\tKERNEL\tDEFAULT\tENABLED\tMEMORY\tMEASURES")
+	for _, r := range reports {
+		kernel, byDefault := "supported", "opt-in"
+		if !r.Supported {
+			kernel = "unsupported"
+		}
+		if r.Default {
+			byDefault = "on"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%t\t%s\t%s\n", r.Name, kernel, byDefault, r.Enabled,
+			config.ByteSize(r.Memory), r.Description)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, r := range reports {
+		if r.Error != "" {
+			fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(r.Error))
+		}
+	}
+	_, err := fmt.Fprintf(w, "\nKernel memory of the enabled probes: %s, for %d series a table.\n",
+		config.ByteSize(plan.Memory), plan.SeriesLimit)
+	return err
+}
+
+// outputFlag adds --output to a command that can answer as text or JSON.
+func outputFlag(command *cobra.Command, output *string) {
+	command.Flags().StringVar(output, "output", "text", "`FORMAT` of the answer: text or json")
+}
+
+// write answers in the chosen format.
+func write(w io.Writer, output string, answer any, text func(io.Writer) error) error {
+	switch output {
+	case "text":
+		return text(w)
+	case "json":
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(answer)
+	}
+	return usageError{fmt.Errorf("--output %s: write text or json", output)}
+}
