@@ -1,0 +1,56 @@
+# Every target is safe to run again. Those that need root say so.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# sudo may hide the Go that the user has.
+GO ?= $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null || echo go)
+export PATH := $(dir $(GO)):$(PATH)
+export CGO_ENABLED ?= 0
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILD := $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: help run build generate check-generate fmt lint test test-long bench image clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## build, and look at this machine: a table every interval (root)
+	@./scripts/need-root.sh "make run"
+	./bin/sidecar run
+
+build: ## build bin/sidecar, one static binary
+	$(BUILD) -o bin/sidecar ./cmd/sidecar
+
+generate: ## rebuild the BPF objects and the generated documentation (clang-19, llvm-19, libbpf-dev)
+	@./scripts/packages.sh clang-19 llvm-19 libbpf-dev
+	$(GO) generate ./...
+	$(GO) run ./internal/gendocs > docs/metrics.md
+
+check-generate: generate ## fail if what is generated is not what is committed
+	git diff --exit-code
+
+fmt: ## format the code
+	$(GO) fmt ./...
+
+lint: ## check the code, and the doors between its packages
+	$(LINT) run ./...
+
+test: ## all tests but the long ones: units, this kernel, the kernel matrix, a real Collector (root)
+	@./scripts/need-root.sh "make test"
+	@./scripts/test.sh
+
+test-long: ## fuzzing, storms and soaks; about an hour (root)
+	@./scripts/need-root.sh "make test-long"
+	@./scripts/test-long.sh
+
+bench: ## measure, and write docs/benchmarks.md (root)
+	@./scripts/need-root.sh "make bench"
+	@./scripts/bench.sh
+
+image: ## build the container image sidecar:latest (docker)
+	docker build -f docker/Dockerfile -t sidecar:latest .
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,15 @@
+#!/bin/bash
+# All tests but the long ones: this kernel, the kernel matrix in QEMU, a real Collector.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio stress-ng libbpf-tools iproute2
+
+# tracefs, for the kernel's own programs that ours are compared with, is mounted in a namespace of the tests' own.
+if [ ! -e /sys/kernel/tracing/events ] && [ -z "${SIDECAR_TRACEFS:-}" ]; then
+	export SIDECAR_TRACEFS=1
+	exec unshare --mount bash -c 'mount -t tracefs tracefs /sys/kernel/tracing; exec "$0" "$@"' "$0" "$@"
+fi
+
+# Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo.
+CGO_ENABLED=1 go test -race -count=1 -p 1 ./...
+SIDECAR_VM=1 go test -count=1 -timeout 60m -v ./e2e/vm
