@@ -20,8 +20,9 @@ type ledger struct {
 	spec   *TableSpec
 	table  *series.Table
 	slots  []*member         // by slot
+	rest   *group            // of the overflow slot
 	groups map[string]*group // by attributes
-	order  []*group          // by first sight, the overflow group first
+	order  []*group          // the same by first sight
 	kept   []*group          // acknowledged and not exported, the oldest first
 	gone   uint64            // events of series that were let go
 
@@ -62,8 +63,7 @@ func newLedger(probe *Spec, spec *TableSpec, table *series.Table, start uint64) 
 		groups: make(map[string]*group),
 	}
 	table.SetCreated(series.Overflow, start)
-	overflow := l.groupOf(overflowAttributes)
-	overflow.slots, overflow.live = []uint32{series.Overflow}, 1
+	l.rest = &group{attributes: overflowAttributes, slots: []uint32{series.Overflow}, live: 1}
 	return l
 }
 
@@ -218,47 +218,55 @@ func (l *ledger) events(slot uint32) uint64 {
 	return 0
 }
 
-// read adds the points of every series to the metrics, and returns the table's status and the events of all series.
+// read adds the points of every series to the metrics, the overflow series last, and returns the table's status and the
+// events of all series.
 func (l *ledger) read(metrics []Metric, wall wallClock) (status TableStatus, events uint64) {
 	l.arena = l.arena[:0]
+	events = l.gone
 	for _, g := range l.order {
 		for _, slot := range g.slots {
 			events += l.events(slot)
 		}
-		if g.kept {
-			continue
-		}
-		created := l.table.Created(g.slots[0])
-		for _, slot := range g.slots[1:] {
-			created = min(created, l.table.Created(slot))
-		}
-		start := wall.time(created)
-		point := 0
-		for _, instrument := range l.exported {
-			metric := &metrics[instrument.metric]
-			for _, value := range instrument.Values {
-				p := Point{Attributes: g.point(point, value.Attributes), Start: start}
-				point++
-				if instrument.Kind == Histogram {
-					p.Histogram = l.histogram(g.slots, value.Offset, instrument.Range)
-				} else {
-					for _, slot := range g.slots {
-						p.Value += l.table.Value(slot, value.Offset)
-					}
-				}
-				if p.Value != 0 || p.Histogram.ZeroCount != 0 || len(p.Histogram.Counts) != 0 {
-					metric.Points = append(metric.Points, p)
-				}
-			}
+		if !g.kept {
+			l.readGroup(g, metrics, wall)
 		}
 	}
+	l.readGroup(l.rest, metrics, wall)
+	overflow := l.events(series.Overflow)
 	return TableStatus{
 		Probe:    l.probe.Name,
 		Table:    l.spec.Name,
 		Series:   l.table.Used() - len(l.kept),
 		Limit:    l.table.Layout().Slots - 1,
-		Overflow: l.events(series.Overflow),
-	}, events + l.gone
+		Overflow: overflow,
+	}, events + overflow
+}
+
+// readGroup adds the points of a group that has counted something.
+func (l *ledger) readGroup(g *group, metrics []Metric, wall wallClock) {
+	created := l.table.Created(g.slots[0])
+	for _, slot := range g.slots[1:] {
+		created = min(created, l.table.Created(slot))
+	}
+	start := wall.time(created)
+	point := 0
+	for _, instrument := range l.exported {
+		metric := &metrics[instrument.metric]
+		for _, value := range instrument.Values {
+			p := Point{Attributes: g.point(point, value.Attributes), Start: start}
+			point++
+			if instrument.Kind == Histogram {
+				p.Histogram = l.histogram(g.slots, value.Offset, instrument.Range)
+			} else {
+				for _, slot := range g.slots {
+					p.Value += l.table.Value(slot, value.Offset)
+				}
+			}
+			if p.Value != 0 || p.Histogram.ZeroCount != 0 || len(p.Histogram.Counts) != 0 {
+				metric.Points = append(metric.Points, p)
+			}
+		}
+	}
 }
 
 // point returns the attributes of the group's n-th point, the same pointer each time.

@@ -18,7 +18,9 @@ type Metric struct {
 	Probe      string // the probe's name
 	Scope      Scope
 	Instrument *Instrument
-	Points     []Point
+	// Points are the series that have counted something. The overflow series is the last: the OpenTelemetry SDK takes
+	// whatever is observed after its attributes for overflow too.
+	Points []Point
 }
 
 // Scope names the instrumentation that a metric comes from. It is part of a series' identity downstream, so the version
