@@ -1,0 +1,220 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestCollectorThatComesUpLater(t *testing.T) {
+	c := newCollector(t)
+	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	l := newLoad(t, fmt.Sprintf("later-%d", os.Getpid()))
+	program := filepath.Join(t.TempDir(), "known-later")
+	copyFile(t, "/bin/true", program)
+	run := func() {
+		for range 20 + rand.IntN(50) {
+			l.run(exec.Command(program), "known-later")
+		}
+	}
+	run()
+	told := func(what string) int { return strings.Count(sidecar.output.String(), what) }
+	eventually(t, 20*time.Second, "the log says that the export fails", func() bool { return told("export failing") > 0 })
+	run()
+	c.start(t)
+	l.check(c, 15*time.Second)
+	run()
+	l.check(c, 5*time.Second)
+	if failing, recovered := told("export failing"), told("export recovered"); failing != 1 || recovered != 1 {
+		t.Errorf("%d lines say that the export fails and %d that it recovered, want 1 each", failing, recovered)
+	}
+}
+
+func TestNoCollector(t *testing.T) {
+	c := newCollector(t) // is never started
+	sidecar := startSidecar(t, "export: {interval: 200ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	time.Sleep(3 * time.Second)
+	before := residentSet(t, sidecar.Process.Pid)
+	time.Sleep(10 * time.Second)
+	after := residentSet(t, sidecar.Process.Pid)
+	t.Logf("resident set: %d KiB, then %d KiB", before, after)
+	if after > before+8<<10 {
+		t.Errorf("the resident set grew from %d to %d KiB without a Collector", before, after)
+	}
+	if code, took := sidecar.stop(t); code != 0 || took > 5*time.Second {
+		t.Errorf("SIGTERM: exit code %d after %v, want 0 in under 5 s", code, took)
+	}
+}
+
+// residentSet is a process's, in KiB.
+func residentSet(t testing.TB, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "VmRSS:")
+	n, err := strconv.Atoi(strings.Fields(after)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+const nobody = 65534
+
+// TestLeastPrivilege runs the sidecar as nobody, first with the two capabilities that it needs and then with none.
+func TestLeastPrivilege(t *testing.T) {
+	c := startCollector(t)
+	command := exec.Command(sidecarBinary, "run", "--strict")
+	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
+	command.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
+		AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON},
+	}
+	sidecar := start(t, command)
+	eventually(t, 15*time.Second, "counts arrive", func() bool {
+		counters, _ := c.received(t)
+		return counters.sum("linux.scheduler.context_switches") > 0
+	})
+	if code, _ := sidecar.stop(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+
+	for _, verb := range []string{"run", "check"} {
+		plain := exec.Command(sidecarBinary, verb)
+		plain.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		output, _ := plain.CombinedOutput()
+		if code := plain.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("%s as a plain user: exit code %d, want 1", verb, code)
+		}
+		for _, capability := range []string{"CAP_BPF", "CAP_PERFMON"} {
+			if !strings.Contains(string(output), capability) {
+				t.Errorf("%s as a plain user does not name %s:\n%s", verb, capability, output)
+			}
+		}
+	}
+}
+
+func TestSeriesLimit(t *testing.T) {
+	c := startCollector(t)
+	sidecar := startSidecar(t, allAttributes+"series_limit: 64\nexport: {interval: 500ms}\n",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	before, _ := c.received(t)
+	files := t.TempDir()
+	for i := range 1000 {
+		program := filepath.Join(files, fmt.Sprintf("program-%03d", i))
+		if err := os.Link("/bin/true", program); err != nil {
+			copyFile(t, "/bin/true", program)
+		}
+		if err := exec.Command(program).Run(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	named := func() (n int64) {
+		counters, _ := c.received(t)
+		for _, p := range counters {
+			for _, label := range labels(p.Attributes) {
+				if strings.HasPrefix(label, "process.executable.name=program-") {
+					n += p.GetAsInt()
+				}
+			}
+		}
+		return n + counters.sum("linux.process.executions", "otel.metric.overflow=true") -
+			before.sum("linux.process.executions", "otel.metric.overflow=true")
+	}
+	eventually(t, 10*time.Second, "1,000 executions arrive", func() bool { return named() >= 1000 })
+	if n := named(); n > 1000+50 { // other programs of this machine overflow as well
+		t.Errorf("%d executions, want 1000 and the few of other programs", n)
+	}
+	counters, _ := c.received(t)
+	if counters.sum("sidecar.series.overflow") == 0 {
+		t.Error("the self-metrics do not tell of the overflow")
+	}
+	if !strings.Contains(sidecar.output.String(), "overflow") {
+		t.Error("the log does not tell of the overflow")
+	}
+}
+
+// TestCommands holds the exit codes and the advice of the command line.
+func TestCommands(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	if err := os.WriteFile(bad, []byte("series_limit: many\nprobe: {}\nexport: {endpoint: \"127.0.0.1:4317\"}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		arguments   string
+		environment string
+		code        int
+		says        []string
+	}{
+		{"version", "", 0, []string{"sidecar "}},
+		{"config default", "", 0, []string{"# series_limit: 2000"}},
+		{"config schema", "", 0, []string{`"series_limit"`}},
+		{"config validate", "", 0, []string{"valid"}},
+		{"config validate " + bad, "", 2, []string{"bad.yaml:1:15", "bad.yaml:2:1", "bad.yaml:3:20", "http://"}},
+		{"run --config " + bad, "", 2, []string{"bad.yaml:1:15"}},
+		{"run --config /nonexistent.yaml", "", 2, []string{"/nonexistent.yaml"}},
+		{"run", "OTEL_EXPORTER_OTLP_ENDPOINT=localhost:4317", 2, []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317"}},
+		{"run", "OTEL_METRICS_EXPORTER=prometheus", 2, []string{"OTEL_METRICS_EXPORTER"}},
+		{"run", "SIDECAR_MEMORY_LIMIT=1KiB", 2, []string{"memory_limit"}},
+		{"walk", "", 2, []string{"walk", "--help"}},
+		{"run --fast", "", 2, []string{"--fast"}},
+		{"probes --output xml", "", 2, []string{"json"}},
+		{"probes", "", 0, []string{"process", "scheduler", "supported"}},
+		{"check", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9", 0, []string{"CAP_BPF", "endpoint TCP", "OTEL_EXPORTER_OTLP_ENDPOINT"}},
+		{"check --output json", "", 0, []string{`"check": "kernel"`}},
+	} {
+		t.Run(test.arguments+" "+test.environment, func(t *testing.T) {
+			command := exec.Command(sidecarBinary, strings.Fields(test.arguments)...)
+			command.Env = append(os.Environ(), test.environment)
+			output, _ := command.CombinedOutput()
+			if code := command.ProcessState.ExitCode(); code != test.code {
+				t.Errorf("exit code %d, want %d:\n%s", code, test.code, output)
+			}
+			for _, says := range test.says {
+				if !strings.Contains(string(output), says) {
+					t.Errorf("does not say %q:\n%s", says, output)
+				}
+			}
+		})
+	}
+}
+
+// TestSafe runs without any program loaded.
+func TestSafe(t *testing.T) {
+	c := startCollector(t)
+	command := exec.Command(sidecarBinary, "run", "--safe")
+	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	start(t, command)
+	eventually(t, 10*time.Second, "self-metrics arrive", func() bool {
+		content, err := os.ReadFile(c.file)
+		return err == nil && strings.Contains(string(content), "sidecar.build.info")
+	})
+}
+
+// TestConsole looks at the table that a terminal gets.
+func TestConsole(t *testing.T) {
+	command := exec.Command(sidecarBinary, "run")
+	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=console", "OTEL_METRIC_EXPORT_INTERVAL=500")
+	sidecar := start(t, command)
+	eventually(t, 10*time.Second, "a table is printed", func() bool {
+		return strings.Contains(sidecar.output.String(), "linux.scheduler.context_switches")
+	})
+	if strings.Contains(sidecar.output.String(), "\x1b") {
+		t.Error("escape sequences in a pipe")
+	}
+}
