@@ -49,7 +49,7 @@ bench: ## measure, and write docs/benchmarks.md (root)
 	@./scripts/need-root.sh "make bench"
 	@./scripts/bench.sh
 
-image: ## build the container image sidecar:latest (docker)
+image: build ## build the container image sidecar:latest (docker)
 	docker build -f docker/Dockerfile -t sidecar:latest .
 
 clean: ## remove what was built
