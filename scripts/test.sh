@@ -12,4 +12,5 @@ fi
 
 # Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo.
 CGO_ENABLED=1 go test -race -count=1 -p 1 ./...
+scripts/fuzz.sh 10s
 SIDECAR_VM=1 go test -count=1 -timeout 60m -v ./e2e/vm

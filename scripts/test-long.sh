@@ -1,0 +1,7 @@
+#!/bin/bash
+# What takes too long for every change: fuzzing, storms.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/packages.sh gcc libc6-dev
+SIDECAR_LONG=1 go test -count=1 -timeout 3h -v -run TestStorm ./e2e
+scripts/fuzz.sh 10m
