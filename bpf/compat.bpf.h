@@ -47,6 +47,7 @@ static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task
 {
 	struct process_id id = {};
 	__u8 one = 1;
+	int err; /* not long: see SERIES */
 
 	if (has_group_dead)
 		return (bool)ctx[1];
@@ -54,7 +55,8 @@ static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task
 		return false;
 	id.tgid = task->tgid;
 	id.start_time = task->group_leader->start_time;
-	return bpf_map_update_elem(&exited, &id, &one, BPF_NOEXIST) != -EEXIST;
+	err = bpf_map_update_elem(&exited, &id, &one, BPF_NOEXIST);
+	return err != -EEXIST;
 }
 
 /* Tracing programs have task storage from 5.12 (a10787e6d58c). */

@@ -100,7 +100,7 @@ static __always_inline void task_state_create(struct task_struct *task)
 	if (has_task_storage) {
 		created = bpf_task_storage_get(&task_states, task, &state, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	} else {
-		long err = bpf_map_update_elem(&task_states_by_address, &address, &state, BPF_NOEXIST);
+		int err = bpf_map_update_elem(&task_states_by_address, &address, &state, BPF_NOEXIST);
 
 		created = !err || err == -EEXIST;
 	}

@@ -48,6 +48,10 @@ static __always_inline void add(__u64 *value, __u64 n)
 	__sync_fetch_and_add(value, n);
 }
 
+/*
+ * The helpers over maps return long, but before 6.4 (d7ba4cc900bf) the verifier puts calls of functions that return int in
+ * their place, and the upper half of the register may be anything: keep their errors in an int to compare them.
+ */
 #define SERIES(name, key_type, cell_type)                                                                              \
 	struct name##_info {                                                                                           \
 		__u64 created; /* ns, CLOCK_MONOTONIC */                                                               \
@@ -100,7 +104,7 @@ static __always_inline void add(__u64 *value, __u64 n)
 	static __always_inline __u32 name##_claim(void)                                                                \
 	{                                                                                                              \
 		__u32 slot;                                                                                            \
-		long err;                                                                                              \
+		int err;                                                                                               \
                                                                                                                        \
 		if (name##_full)                                                                                       \
 			return SERIES_OVERFLOW;                                                                        \
@@ -119,7 +123,7 @@ static __always_inline void add(__u64 *value, __u64 n)
 	{                                                                                                              \
 		struct name##_info *info = bpf_map_lookup_elem(&name##_info, &slot);                                   \
 		__u32 *winner;                                                                                         \
-		long err;                                                                                              \
+		int err;                                                                                               \
                                                                                                                        \
 		if (!info)                                                                                             \
 			return SERIES_OVERFLOW;                                                                        \

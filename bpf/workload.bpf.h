@@ -42,33 +42,44 @@ static __always_inline bool cgroup_online(struct cgroup *cgroup)
 	return cgroup->self.flags & CSS_ONLINE;
 }
 
-/* Learns the cgroup and those above it. False: it was removed, or there is no room; the event is the overflow series'. */
+static __always_inline bool cgroup_learn(struct cgroup *cgroup, __u64 id, __u64 parent)
+{
+	__u32 slot = cgroups_claim(), published;
+	struct cgroup_entry *entry;
+
+	if (slot == SERIES_OVERFLOW)
+		return false;
+	entry = bpf_map_lookup_elem(&cgroups_cells, &slot);
+	if (!entry)
+		return false;
+	entry->parent = parent;
+	entry->removed = 0;
+	bpf_probe_read_kernel_str(entry->name, sizeof(entry->name), cgroup->kn->name);
+	published = cgroups_publish(&id, slot);
+	/*
+	 * Its removal may have come between the first look and the publication, and found nothing to mark. If another CPU
+	 * has published it, the entry is no longer ours, and theirs to mark.
+	 */
+	if (published == slot && !cgroup_online(cgroup))
+		entry->removed = bpf_ktime_get_ns();
+	return published != SERIES_OVERFLOW;
+}
+
+/*
+ * Learns the cgroup and those above it. False: it was removed, or there is no room; the event is the overflow series'. That
+ * a cgroup is known does not say that those above it are: there may have been no room for them.
+ */
 static __noinline __attribute__((unused)) bool workload_learn(struct cgroup *cgroup)
 {
 	for (int depth = 0; depth < CGROUP_DEPTH; depth++) {
 		struct cgroup_subsys_state *parent = cgroup->self.parent;
 		__u64 id = cgroup->kn->id;
-		struct cgroup_entry *entry;
-		__u32 slot;
 
 		if (!cgroup_online(cgroup))
 			return false;
-		if (bpf_map_lookup_elem(&cgroups_keys, &id))
-			return true;
-		slot = cgroups_claim();
-		if (slot == SERIES_OVERFLOW)
+		if (!bpf_map_lookup_elem(&cgroups_keys, &id) &&
+		    !cgroup_learn(cgroup, id, parent ? parent->cgroup->kn->id : 0))
 			return false;
-		entry = bpf_map_lookup_elem(&cgroups_cells, &slot);
-		if (!entry)
-			return false;
-		entry->parent = parent ? parent->cgroup->kn->id : 0;
-		entry->removed = 0;
-		bpf_probe_read_kernel_str(entry->name, sizeof(entry->name), cgroup->kn->name);
-		if (cgroups_publish(&id, slot) == SERIES_OVERFLOW)
-			return false;
-		/* Its removal may have come between the first look and the publication, and found nothing to mark. */
-		if (!cgroup_online(cgroup))
-			entry->removed = bpf_ktime_get_ns();
 		if (!parent)
 			return true;
 		cgroup = parent->cgroup;

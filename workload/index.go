@@ -47,15 +47,17 @@ func (x *Index) Lookup(cgroup uint64) (Identity, bool) {
 
 func (x *Index) path(cgroup uint64) (string, bool) {
 	var names []string
-	for cgroup != 0 {
+	for {
 		slot, ok := x.slots[cgroup]
 		if !ok {
 			return "", false
 		}
 		entry := x.entry(slot)
-		if cgroup = entry.Parent; cgroup != 0 {
-			names = append(names, name(entry))
+		if entry.Parent == 0 {
+			break
 		}
+		names = append(names, name(entry))
+		cgroup = entry.Parent
 	}
 	var path strings.Builder
 	for i := len(names) - 1; i >= 0; i-- {
