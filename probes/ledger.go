@@ -179,7 +179,8 @@ func (l *ledger) acknowledge(generation uint64) {
 // makeRoom lets the oldest kept groups go while fewer than a quarter of the slots are free.
 func (l *ledger) makeRoom() error {
 	var dropped int
-	for dropped < len(l.kept) && l.table.Free() < l.table.Layout().Slots/4 {
+	room := max(1, l.table.Layout().Slots/4)
+	for dropped < len(l.kept) && l.table.Free() < room {
 		g := l.kept[dropped]
 		dropped++
 		l.gone += l.events(g.slots[0])

@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -61,6 +62,7 @@ type Plan struct {
 	Memory uint64
 
 	cgroups series.Layout
+	shared  uint64 // what the other maps of the workload collection take, in bytes
 }
 
 // ProbePlan is one probe's part of a Plan.
@@ -84,6 +86,7 @@ func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the workload collection: %w", err)
 	}
+	plan.shared = otherMaps(workload, nil)
 	if plan.cgroups, err = series.LayoutOf(workload, cgroupsTable); err != nil {
 		return nil, err
 	}
@@ -143,7 +146,7 @@ func (plan *Plan) memory(limit int, options Options, cpus int) uint64 {
 	if options.byWorkload() {
 		plan.cgroups.Slots += 2 * limit
 	}
-	total := plan.cgroups.Memory(cpus)
+	total := plan.shared + plan.cgroups.Memory(cpus)
 	for i := range plan.Probes {
 		probe := &plan.Probes[i]
 		if probe.Err != nil {
@@ -168,9 +171,14 @@ func (t *TableSpec) enabled(metric func(string) bool) bool {
 	return slices.ContainsFunc(t.Instruments, func(i Instrument) bool { return metric(i.Name) })
 }
 
-// otherMaps is what the maps of a collection that belong to no table take, in bytes, roughly: an element of a hash takes 64
-// bytes besides its key and value.
+// otherMaps is what the maps of a collection that belong to no table take, in bytes, roughly.
 func otherMaps(spec *ebpf.CollectionSpec, tables []TableSpec) uint64 {
+	const (
+		header  = 4096    // of the map, and what it has for each CPU
+		element = 48 + 16 // struct htab_elem and struct bucket (kernel/bpf/hashtab.c)
+	)
+	page := uint64(os.Getpagesize())
+	align := func(n, to uint64) uint64 { return (n + to - 1) / to * to }
 	of := map[string]bool{}
 	for _, name := range append([]string{cgroupsTable}, tableNames(tables)...) {
 		for _, suffix := range []string{"_keys", "_free", "_info", "_cells"} {
@@ -182,11 +190,12 @@ func otherMaps(spec *ebpf.CollectionSpec, tables []TableSpec) uint64 {
 		if of[name] {
 			continue
 		}
-		element := uint64(m.ValueSize)
-		if m.Type != ebpf.Array {
-			element += 64 + uint64(m.KeySize)
+		key, value, n := align(uint64(m.KeySize), 8), align(uint64(m.ValueSize), 8), uint64(m.MaxEntries)
+		if m.Type == ebpf.Array {
+			total += align(header, page) + align(n*value, page)
+		} else {
+			total += header + n*(element+key+value)
 		}
-		total += 4096 + uint64(m.MaxEntries)*element
 	}
 	return total
 }

@@ -299,9 +299,29 @@ func (s *Set) find(ledgers []*ledger) ([][]uint32, error) {
 		return nil, err
 	}
 	s.index.Learn(cgroups)
+	found = 0
 	for i, l := range ledgers {
 		var err error
 		if unknown[i], err = l.find(fresh[i], s.identify); err != nil {
+			return nil, err
+		}
+		found += len(unknown[i])
+	}
+	if found == 0 {
+		return unknown, nil
+	}
+	// While one CPU was learning a cgroup and those above it, another may have found that cgroup and created a series.
+	cgroups = s.table.Fresh(nil)
+	if len(cgroups) == 0 {
+		return unknown, nil
+	}
+	if err := series.Quiesce(); err != nil {
+		return nil, err
+	}
+	s.index.Learn(cgroups)
+	for i, l := range ledgers {
+		var err error
+		if unknown[i], err = l.find(unknown[i], s.identify); err != nil {
 			return nil, err
 		}
 	}
@@ -353,7 +373,26 @@ func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
 			return err
 		}
 	}
-	return s.table.Reopen()
+	return s.reopenCgroups()
+}
+
+// reopenCgroups lets programs learn cgroups again if they have given up while there was no room. All collections share the
+// table, but each has its own note that it is full.
+func (s *Set) reopenCgroups() error {
+	if s.table.Free() == 0 {
+		return nil
+	}
+	for _, probe := range s.probes {
+		if probe.coll == nil {
+			continue
+		}
+		if full := probe.coll.Variables[cgroupsTable+"_full"]; full != nil {
+			if err := full.Set(uint32(0)); err != nil {
+				return fmt.Errorf("probe %s: reopen the table of cgroups: %w", probe.Spec.Name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Acknowledge says that a receiver has all that a snapshot held. Series that ended before it are then let go when their

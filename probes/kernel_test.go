@@ -1,0 +1,379 @@
+package probes
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// inMatrix tells whether this is a virtual machine of the kernel matrix: its CPUs are emulated, hence slow, and it has no
+// programs besides busybox.
+var inMatrix = os.Getenv("SIDECAR_VM_KERNEL") != ""
+
+// unlessInMatrix is a number here, and a smaller one in the kernel matrix.
+func unlessInMatrix(here, matrix int) int {
+	if inMatrix {
+		return matrix
+	}
+	return here
+}
+
+// random is a number in [low, high], which the log tells.
+func random(t testing.TB, what string, low, high int) int {
+	t.Helper()
+	n := low + rand.IntN(high-low+1)
+	t.Logf("%s: %d", what, n)
+	return n
+}
+
+// needRoot skips a test that loads programs if the one who runs it is not root. As root, what is missing fails.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to load BPF programs and to make cgroups")
+	}
+}
+
+// needKernel skips a test of what only kernels from a version on have.
+func needKernel(t testing.TB, major, minor uint32, why string) {
+	t.Helper()
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if version < major<<16|minor<<8 {
+		t.Skipf("needs Linux %d.%d: %s", major, minor, why)
+	}
+}
+
+// testCgroup is a cgroup of the test's own on the default hierarchy.
+type testCgroup struct {
+	path string // absolute, in the file system
+	name string // from the mount on: the end of its path in the kernel's eyes
+	file *os.File
+}
+
+// hierarchy is where the default (v2) hierarchy is mounted.
+func hierarchy(t testing.TB) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		mount, fileSystem, _ := strings.Cut(line, " - ")
+		if strings.HasPrefix(fileSystem, "cgroup2 ") {
+			return strings.Fields(mount)[4] // proc_pid_mountinfo(5)
+		}
+	}
+	t.Fatal("no cgroup2 file system is mounted")
+	return ""
+}
+
+// newCgroup makes a cgroup of a name that nobody has, with a suffix; it goes with the test at the latest.
+func newCgroup(t testing.TB, suffix string) *testCgroup {
+	t.Helper()
+	return makeCgroup(t, fmt.Sprintf("/sidecar-test-%x%s", rand.Uint64(), suffix))
+}
+
+// makeCgroup makes the cgroup of a name, which begins with a slash.
+func makeCgroup(t testing.TB, name string) *testCgroup {
+	t.Helper()
+	c := &testCgroup{path: hierarchy(t) + name, name: name}
+	if err := os.Mkdir(c.path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if c.file, err = os.Open(c.path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.remove(t) })
+	return c
+}
+
+// remove removes the cgroup, if it is there, once its processes are all gone.
+func (c *testCgroup) remove(t testing.TB) {
+	t.Helper()
+	c.file.Close()
+	var err error
+	for range 500 {
+		if err = unix.Rmdir(c.path); err == nil || errors.Is(err, unix.ENOENT) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("remove %s: %v", c.path, err)
+}
+
+// loadOnly returns options with one probe on, with these attributes, and room enough.
+func loadOnly(probe string, attributes ...string) Options {
+	return Options{
+		Enabled:     func(spec *Spec) bool { return spec.Name == probe },
+		Attributes:  attributes,
+		SeriesLimit: unlessInMatrix(2000, 200),
+		MemoryLimit: 64 << 20,
+	}
+}
+
+// load loads the catalogue, all enabled probes of which must run.
+func load(t testing.TB, options Options) *Set {
+	t.Helper()
+	set := loadSpecs(t, All(), options)
+	for _, status := range set.Status() {
+		if status.State != Attached && status.State != Disabled {
+			t.Fatalf("%s is %s: %v", status.Probe, status.State, status.Err)
+		}
+	}
+	return set
+}
+
+// open is load with the gate open.
+func open(t testing.TB, options Options) *Set {
+	t.Helper()
+	set := load(t, options)
+	if err := set.Open(); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// loadSpecs loads any probes, which need not run.
+func loadSpecs(t testing.TB, specs []*Spec, options Options) *Set {
+	t.Helper()
+	needRoot(t)
+	kernel, err := RunningKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := NewPlan(specs, options, kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := Load(plan, options, kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := set.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return set
+}
+
+// read takes a snapshot and checks what must be so in every one.
+func read(t testing.TB, set *Set) *Snapshot {
+	t.Helper()
+	snapshot, err := set.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range snapshot.Probes {
+		for _, missed := range status.Missed {
+			if missed.Count != 0 {
+				t.Errorf("probe %s missed %d events: %s", status.Probe, missed.Count, missed.Reason)
+			}
+		}
+	}
+	for _, metric := range snapshot.Metrics {
+		seen := make(map[*Attributes]bool)
+		for _, point := range metric.Points {
+			if seen[point.Attributes] {
+				t.Errorf("%s has two points %v", metric.Instrument.Name, point.Attributes.List)
+			}
+			seen[point.Attributes] = true
+			if point.Start.After(snapshot.Time) {
+				t.Errorf("%s begins at %v, after the snapshot of %v", metric.Instrument.Name, point.Start, snapshot.Time)
+			}
+			for _, a := range point.Attributes.List {
+				if s, ok := a.Value.(string); ok && !isClean(s) {
+					t.Errorf("%s has an attribute %s that is not clean: %q", metric.Instrument.Name, a.Key, s)
+				}
+			}
+		}
+	}
+	return snapshot
+}
+
+// isClean tells whether a string is valid UTF-8 without anything that a terminal would act on.
+func isClean(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// points returns a metric's points that a filter lets through; nil lets all through.
+func points(t testing.TB, s *Snapshot, name string, filter func(Point) bool) []Point {
+	t.Helper()
+	for _, metric := range s.Metrics {
+		if metric.Instrument.Name != name {
+			continue
+		}
+		var some []Point
+		for _, point := range metric.Points {
+			if filter == nil || filter(point) {
+				some = append(some, point)
+			}
+		}
+		return some
+	}
+	t.Fatalf("there is no metric %s", name)
+	return nil
+}
+
+// in lets the points of a cgroup through. The name is the end of the path: where the test runs in a cgroup namespace, the
+// kernel knows more of it.
+func in(group *testCgroup) func(Point) bool {
+	return func(p Point) bool {
+		path, _ := attribute(p, LinuxCgroup).(string)
+		return strings.HasSuffix(path, group.name)
+	}
+}
+
+func attribute(p Point, key string) any {
+	for _, a := range p.Attributes.List {
+		if a.Key == key {
+			return a.Value
+		}
+	}
+	return nil
+}
+
+// by sums a counter's points by one of their attributes.
+func by(t testing.TB, s *Snapshot, name, key string, filter func(Point) bool) map[any]uint64 {
+	t.Helper()
+	sums := make(map[any]uint64)
+	for _, p := range points(t, s, name, filter) {
+		sums[attribute(p, key)] += p.Value
+	}
+	return sums
+}
+
+// total sums a counter's points.
+func total(t testing.TB, s *Snapshot, name string, filter func(Point) bool) uint64 {
+	t.Helper()
+	var sum uint64
+	for _, p := range points(t, s, name, filter) {
+		sum += p.Value
+	}
+	return sum
+}
+
+// durations sums a histogram's points: how many, and how long in ns, to the nanosecond as long as the sum is under 2^53.
+func durations(t testing.TB, s *Snapshot, name string, filter func(Point) bool) (count, ns uint64) {
+	t.Helper()
+	for _, p := range points(t, s, name, filter) {
+		count += p.Histogram.Count()
+		ns += uint64(math.Round(p.Histogram.Sum * 1e9))
+	}
+	return count, ns
+}
+
+// overflow is the value of a counter's overflow series.
+func overflow(t testing.TB, s *Snapshot, name string) uint64 {
+	t.Helper()
+	return total(t, s, name, isOverflow)
+}
+
+func isOverflow(p Point) bool { return attribute(p, "otel.metric.overflow") == true }
+
+// equal compares counts with what they must be.
+func equal[K comparable](t testing.TB, what string, got, want map[K]uint64) {
+	t.Helper()
+	if maps.Equal(got, want) {
+		return
+	}
+	keys := maps.Clone(got)
+	maps.Copy(keys, want)
+	for key := range keys {
+		if got[key] != want[key] {
+			t.Errorf("%s, %v: %d, want %d", what, key, got[key], want[key])
+		}
+	}
+}
+
+func same(t testing.TB, what string, got, want uint64) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %d, want %d", what, got, want)
+	}
+}
+
+func within(t testing.TB, what string, got, low, high uint64) {
+	t.Helper()
+	if got < low || got > high {
+		t.Errorf("%s: %d, want %d to %d", what, got, low, high)
+	}
+}
+
+// fields reads a file of "name value" lines; what is no number is left out.
+func fields(t testing.TB, path string) map[string]uint64 {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	values := make(map[string]uint64)
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20) // the intr line of /proc/stat is long
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 2 {
+			continue
+		}
+		if n, err := strconv.ParseUint(words[1], 10, 64); err == nil {
+			values[strings.TrimSuffix(words[0], ":")] = n
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// executables is a folder of programs that anybody may run, all of them the test binary.
+type executables struct{ folder string }
+
+func newExecutables(t testing.TB) executables {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "sidecar-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(folder, 0o755), os.WriteFile(filepath.Join(folder, "original"), self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return executables{folder}
+}
+
+// named returns the path of the program of a name. The kernel's name of a program is that of the link.
+func (e executables) named(t testing.TB, name string) string {
+	t.Helper()
+	path := e.folder + "/" + name
+	if err := os.Link(e.folder+"/original", path); err != nil && !errors.Is(err, os.ErrExist) {
+		t.Fatal(err)
+	}
+	return path
+}
