@@ -30,7 +30,7 @@ func Default(catalogue Catalogue) []byte {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	_, root := defaults(catalogue)
 	writeDefaults(w, "# ", root, catalogue.descriptions())
-	w.Flush() // a bytes.Buffer does not fail
+	_ = w.Flush() // a bytes.Buffer does not fail
 	return b.Bytes()
 }
 

@@ -21,6 +21,7 @@ type attributeSets struct {
 
 // handle is one list of the probes.
 type handle struct {
+	list *probes.Attributes
 	*series
 	cycle uint64 // the last one that it was seen in
 }
@@ -32,9 +33,27 @@ type series struct {
 	observe []metric.ObserveOption // the set as ObserveInt64 takes it, without an allocation
 	size    int                    // of the encoded set, at most
 	handles int
+	starts  []seriesStart
 
 	visit uint64 // of the metric whose point number index has this set
 	index int
+}
+
+// seriesStart is when the values of one counter with this set began, in nanoseconds since 1970.
+type seriesStart struct {
+	counter *counter
+	time    int64
+	cycle   uint64 // that it was observed in
+}
+
+// positions remembers which handle each point of a metric had. The order of points hardly changes from cycle to cycle,
+// and a look at the neighbours costs less than one at a large map.
+type positions []*handle
+
+// cut forgets the positions from n on.
+func (p *positions) cut(n int) {
+	clear((*p)[n:])
+	*p = (*p)[:n]
 }
 
 func newAttributeSets() *attributeSets {
@@ -50,18 +69,51 @@ func (s *attributeSets) begin() {
 	s.used = 0
 }
 
-// of returns the set of a.
-func (s *attributeSets) of(a *probes.Attributes) *series {
-	h := s.handles[a]
-	if h == nil {
-		h = &handle{series: s.intern(newSet(a.List))}
-		s.handles[a] = h
+// of returns the set of a, which belongs to point i of the metric whose positions p are.
+func (s *attributeSets) of(a *probes.Attributes, p *positions, i int) *series {
+	var h *handle
+	if i < len(*p) {
+		h = (*p)[i]
+	} else {
+		*p = append(*p, nil)
+	}
+	if h == nil || h.list != a {
+		if h = s.handles[a]; h == nil {
+			h = &handle{list: a, series: s.intern(newSet(a.List))}
+			s.handles[a] = h
+		}
+		(*p)[i] = h
 	}
 	if h.cycle != s.cycle {
 		h.cycle = s.cycle
 		s.used++
 	}
 	return h.series
+}
+
+// start notes when the values of c with this set began. A set that is observed twice in a cycle is added up by the SDK;
+// the sum began with the first.
+func (e *series) start(c *counter, cycle uint64, t int64) {
+	for i := range e.starts {
+		if s := &e.starts[i]; s.counter == c {
+			if s.cycle == cycle {
+				t = min(t, s.time)
+			}
+			s.time, s.cycle = t, cycle
+			return
+		}
+	}
+	e.starts = append(e.starts, seriesStart{c, t, cycle})
+}
+
+// startOf returns what start noted.
+func (e *series) startOf(c *counter) int64 {
+	for i := range e.starts {
+		if e.starts[i].counter == c {
+			return e.starts[i].time
+		}
+	}
+	return 0
 }
 
 func (s *attributeSets) intern(set attribute.Set) *series {

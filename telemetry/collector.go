@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
@@ -27,6 +27,7 @@ type Source interface {
 // collector takes one snapshot a cycle and hands its counters to the SDK and its histograms to the reader. It belongs
 // to the reader's goroutine.
 type collector struct {
+	ready  atomic.Bool // all instruments are made; the reader's goroutine runs before that
 	source Source
 	log    *errorLog
 	self   *selfMetrics
@@ -50,12 +51,8 @@ type metricKey struct {
 
 type tableKey struct{ probe, table string }
 
-// counter is an observable counter and when its series started, in nanoseconds since 1970. The SDK knows only when the
-// process started.
-type counter struct {
-	observable metric.Int64ObservableCounter
-	starts     map[attribute.Distinct]int64
-}
+// counter is what is kept of an observable counter from cycle to cycle.
+type counter struct{ positions positions }
 
 func newCollector(source Source, log *errorLog, explicit bool) *collector {
 	return &collector{
@@ -87,6 +84,9 @@ var (
 
 // begin takes the cycle's snapshot. Without one the cycle has only the self-metrics.
 func (c *collector) begin(ctx context.Context) {
+	if !c.ready.Load() {
+		return
+	}
 	c.sets.begin()
 	start := time.Now()
 	snapshot, err := c.source.Snapshot()
@@ -117,54 +117,44 @@ func (c *collector) tellOverflow() {
 	}
 }
 
-// register makes the counters of one scope known to the SDK.
-func (c *collector) register(meter metric.Meter, scope probes.Scope, instruments []*probes.Instrument) error {
-	var observables []metric.Observable
-	for _, in := range instruments {
-		o, err := meter.Int64ObservableCounter(in.Name, metric.WithUnit(in.Unit), metric.WithDescription(in.Description))
-		if err != nil {
-			return err
-		}
-		c.counters[metricKey{scope, in.Name}] = &counter{observable: o, starts: make(map[attribute.Distinct]int64)}
-		observables = append(observables, o)
-	}
-	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		c.observe(o, scope)
-		return nil // an error would drop the whole cycle, with the metrics of all other probes
-	}, observables...)
+// register makes a counter known to the SDK. It has a callback of its own, as a callback for several pays for finding the
+// instrument at every observation.
+func (c *collector) register(meter metric.Meter, scope probes.Scope, in *probes.Instrument) error {
+	key := metricKey{scope, in.Name}
+	counter := new(counter)
+	c.counters[key] = counter
+	_, err := meter.Int64ObservableCounter(in.Name, metric.WithUnit(in.Unit), metric.WithDescription(in.Description),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			c.observe(o, key, counter)
+			return nil // an error would drop the whole cycle, with the metrics of all other probes
+		}))
 	return err
 }
 
-// observe hands the counters of one scope to the SDK.
-func (c *collector) observe(o metric.Observer, scope probes.Scope) {
+// observe hands a counter's values to the SDK.
+func (c *collector) observe(o metric.Int64Observer, key metricKey, counter *counter) {
 	if c.snapshot == nil {
 		return
 	}
 	for i := range c.snapshot.Metrics {
 		m := &c.snapshot.Metrics[i]
-		if m.Scope != scope || m.Instrument.Kind != probes.Counter {
+		if m.Instrument.Name != key.name || m.Scope != key.scope || m.Instrument.Kind != probes.Counter {
 			continue
 		}
-		counter := c.counters[metricKey{m.Scope, m.Instrument.Name}]
-		if counter == nil {
-			continue // Produce tells
-		}
-		clear(counter.starts)
+		// The overflow series comes last in a snapshot, as it must: the SDK takes every new set for overflow once it
+		// has seen that one (sdk/metric/internal/aggregate/atomic.go, LoadOrStoreAttr).
 		for j := range m.Points {
 			p := &m.Points[j]
-			s := c.sets.of(p.Attributes)
-			start := p.Start.UnixNano()
-			// The SDK adds what is observed twice; the sum began with the first.
-			if other, ok := counter.starts[s.set.Equivalent()]; ok {
-				start = min(start, other)
-			}
-			counter.starts[s.set.Equivalent()] = start
-			o.ObserveInt64(counter.observable, int64(min(p.Value, math.MaxInt64)), s.observe...)
+			s := c.sets.of(p.Attributes, &counter.positions, j)
+			s.start(counter, c.sets.cycle, p.Start.UnixNano())
+			o.Observe(int64(min(p.Value, math.MaxInt64)), s.observe...)
 		}
+		counter.positions.cut(len(m.Points))
 	}
 }
 
-// stamp puts the series' own start and the snapshot's time into the counters of rm.
+// stamp puts the series' own start, where the SDK has that of the process, and the snapshot's time into the counters of
+// rm.
 func (c *collector) stamp(rm *metricdata.ResourceMetrics) {
 	if c.snapshot == nil {
 		return
@@ -179,8 +169,10 @@ func (c *collector) stamp(rm *metricdata.ResourceMetrics) {
 			}
 			for i := range sum.DataPoints {
 				p := &sum.DataPoints[i]
-				p.StartTime = time.Unix(0, counter.starts[p.Attributes.Equivalent()])
 				p.Time = c.snapshot.Time
+				if s := c.sets.series[p.Attributes.Equivalent()]; s != nil {
+					p.StartTime = time.Unix(0, s.startOf(counter))
+				}
 			}
 		}
 	}

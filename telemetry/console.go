@@ -67,6 +67,7 @@ func (*console) Shutdown(context.Context) error   { return nil }
 
 // table is the rows of one metric.
 type table struct {
+	self    bool // about the sidecar itself
 	name    string
 	columns []string
 	rows    []row
@@ -97,7 +98,12 @@ func (c *console) Export(_ context.Context, rm *metricdata.ResourceMetrics) erro
 			delete(c.previous, k)
 		}
 	}
-	slices.SortFunc(tables, func(a, b table) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(tables, func(a, b table) int {
+		if a.self != b.self {
+			return map[bool]int{false: -1, true: 1}[a.self]
+		}
+		return cmp.Compare(a.name, b.name)
+	})
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%s\n\n", c.latest.Format(time.DateTime))
 	for _, t := range tables {
@@ -108,7 +114,7 @@ func (c *console) Export(_ context.Context, rm *metricdata.ResourceMetrics) erro
 }
 
 func (c *console) table(scope instrumentation.Scope, m metricdata.Metrics) table {
-	t := table{name: m.Name}
+	t := table{name: m.Name, self: scope.Name == selfScopeName}
 	f := formatOf(m.Unit)
 	switch a := m.Data.(type) {
 	case metricdata.Sum[int64]:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -18,6 +19,9 @@ const (
 	maxRequest = 4<<20 - 64<<10
 	// minRequest is where learning a receiver's smaller limit ends.
 	minRequest = 64 << 10
+	// lastAttempt is the timeout of the last export if there was no receiver before: who stops the sidecar should not
+	// wait for the repetitions.
+	lastAttempt = 500 * time.Millisecond
 )
 
 // delivery is the exporter that the reader knows. It makes requests of a cycle's points, sends them, and acknowledges
@@ -35,6 +39,9 @@ type delivery struct {
 	console  sdkmetric.Exporter // or nil
 
 	histograms sdkmetric.Aggregation // of the self-metrics
+
+	unreachable bool        // the last request found no receiver
+	closing     atomic.Bool // the next export is the last
 
 	unacknowledged time.Time // the first collection since the last that was accepted whole; zero when there is none
 }
@@ -63,6 +70,9 @@ func (d *delivery) Aggregation(kind sdkmetric.InstrumentKind) sdkmetric.Aggregat
 
 // Export delivers one cycle. An error that it returns is logged already.
 func (d *delivery) Export(ctx context.Context, rm *metricdata.ResourceMetrics) error {
+	if !d.collector.ready.Load() {
+		return nil
+	}
 	rm.Resource = d.resource // the SDK has added the environment's attributes to its own as they are
 	d.collector.stamp(rm)
 	var err error
@@ -140,7 +150,7 @@ func (d *delivery) send(ctx context.Context, b *batch) error {
 	}
 	if b.points == 1 {
 		sm := b.metrics.ScopeMetrics[0]
-		d.log.failed(droppedTopic, "", err, "metric", sm.Metrics[0].Name, "bytes", b.cost)
+		d.log.happened(droppedTopic, sm.Metrics[0].Name, err, "metric", sm.Metrics[0].Name, "bytes", b.cost)
 		return err
 	}
 	size := b.cost / 2
@@ -158,7 +168,11 @@ func (d *delivery) send(ctx context.Context, b *batch) error {
 
 // request sends b once, with the SDK's repetitions.
 func (d *delivery) request(ctx context.Context, b *batch) error {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	timeout := d.timeout
+	if d.closing.Load() && d.unreachable {
+		timeout = min(timeout, lastAttempt)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
 	err := d.otlp.Export(ctx, &b.metrics)
@@ -171,10 +185,11 @@ func (d *delivery) request(ctx context.Context, b *batch) error {
 	if n, ok := rejectedPoints(err); ok {
 		refused = max(0, min(n, b.points))
 		if n == 0 {
-			d.log.failed(warningTopic, "", err, "endpoint", d.endpoint)
+			d.log.happened(warningTopic, "", err, "endpoint", d.endpoint)
 			err, kind = nil, ""
 		}
 	}
+	d.unreachable = kind == "UNAVAILABLE" || kind == "connection" || kind == "dns"
 	d.self.exported(ctx, took, b.points-refused, refused, kind)
 	if err != nil {
 		return fmt.Errorf("%d points: %w", b.points, err)

@@ -24,8 +24,8 @@ import (
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
-// series100k is what a receiver with default settings must get, all of it and each point once. The race detector makes
-// it ten times slower.
+// seriesCount is how many series a receiver with default settings must get, each point once. The race detector makes it
+// ten times slower.
 func seriesCount() int {
 	if raceEnabled || testing.Short() {
 		return 10_000
@@ -92,7 +92,7 @@ func checkManySeries(t *testing.T, requests []*service.ExportMetricsServiceReque
 
 // TestSmallReceiver has receivers that take less than 4 MiB: batches are split, and the next cycle has learned it.
 func TestSmallReceiver(t *testing.T) {
-	const n, limit = 4000, 300_000
+	const n, limit = 1000, 100_000
 	tooBig := func(err error) func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
 		return func(q *service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
 			if proto.Size(q) > limit {
@@ -155,15 +155,22 @@ func TestPointTooLarge(t *testing.T) {
 
 // TestAcknowledgesOnlyAll has one of several batches refused.
 func TestAcknowledgesOnlyAll(t *testing.T) {
-	const n = 20_000
+	const n = 200
+	// Long attributes make several batches of few points.
+	metrics := manySeries(n)
+	for _, m := range metrics {
+		for _, p := range m.Points {
+			p.Attributes.List = append(p.Attributes.List, probes.Attribute{Key: "long", Value: strings.Repeat("x", 60_000)})
+		}
+	}
 	for name, test := range map[string]struct {
 		err     error
-		goesOn  bool // whether the other batches are sent
-		refused string
+		goesOn  bool   // whether the other batches are sent
+		refused string // the error.type, or several
 	}{
 		"refused":     {status.Error(codes.InvalidArgument, "no"), true, "INVALID_ARGUMENT"},
 		"overloaded":  {status.Error(codes.ResourceExhausted, "quota exceeded"), false, "RESOURCE_EXHAUSTED"},
-		"unavailable": {status.Error(codes.Unavailable, "later"), false, "UNAVAILABLE"},
+		"unavailable": {status.Error(codes.Unavailable, "later"), false, "UNAVAILABLE DEADLINE_EXCEEDED"}, // the last repetition may be under way at the timeout
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := new(receiver)
@@ -174,8 +181,8 @@ func TestAcknowledgesOnlyAll(t *testing.T) {
 				}
 				return nil, nil
 			}
-			source := newSource(t, manySeries(n)...)
-			p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0"), Timeout: 700 * time.Millisecond}}, source)
+			source := newSource(t, metrics...)
+			p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0"), Timeout: 5 * time.Second}}, source)
 			if err := p.Flush(t.Context()); err == nil {
 				t.Error("no error")
 			}
@@ -188,13 +195,18 @@ func TestAcknowledgesOnlyAll(t *testing.T) {
 			r.mu.Unlock()
 			flush(t, p)
 			requests, _ = r.take()
-			checkManySeries(t, requests, n)
+			if test.goesOn { // else a repeated request may arrive late, and its points a second time
+				checkManySeries(t, requests, n)
+			}
 			if source.acks() != 1 {
 				t.Errorf("%d acknowledged", source.acks())
 			}
 			m := metricsByName(requests)
-			if numberOf(t, m["sidecar.export.points"], map[string]any{"error.type": test.refused}).GetAsInt() == 0 ||
-				numberOf(t, m["sidecar.export.unacknowledged.age"], map[string]any{}).GetAsDouble() <= 0 {
+			refused := false
+			for _, p := range m["sidecar.export.points"].GetSum().GetDataPoints() {
+				refused = refused || strings.Contains(test.refused, fmt.Sprint(attributesOf(p.Attributes)["error.type"])) && p.GetAsInt() > 0
+			}
+			if !refused || numberOf(t, m["sidecar.export.unacknowledged.age"], map[string]any{}).GetAsDouble() <= 0 {
 				t.Error("the self-metrics tell nothing")
 			}
 			if len(log.lines(t, "export failing")) != 1 || len(log.lines(t, "export recovered")) != 1 {
@@ -412,5 +424,23 @@ func TestTooLarge(t *testing.T) {
 		if got := tooLarge(test.err); got != test.want {
 			t.Errorf("%v: got %v", test.err, got)
 		}
+	}
+}
+
+// TestRepeatableStatus has a receiver that is overloaded: the SDK repeats the request, and says nothing of the status.
+func TestRepeatableStatus(t *testing.T) {
+	r := new(receiver)
+	r.answer = func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
+		return nil, &httpError{http.StatusServiceUnavailable, "memory limit"}
+	}
+	p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serveHTTP(t, nil) + "/v1/metrics", Protocol: HTTP, Timeout: 2 * time.Second}}, newSource(t))
+	if err := p.Flush(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	if _, n := r.take(); n < 2 {
+		t.Errorf("%d requests", n)
+	}
+	if lines := log.lines(t, "export failing"); len(lines) != 1 || lines[0]["error.type"] != "503" || !strings.Contains(lines[0]["error"].(string), "HTTP 503 Service Unavailable") {
+		t.Error(log.text())
 	}
 }

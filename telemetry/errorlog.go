@@ -15,7 +15,7 @@ import (
 // topic is something that can fail for hours. It is logged when it begins to fail and when it works again, not in
 // between, and at most once in quiet.
 type topic struct {
-	failing, recovered string // the messages
+	failing, recovered string // the messages; recovered is empty for what only happens
 	level              slog.Level
 	quiet              time.Duration
 }
@@ -44,7 +44,7 @@ func newErrorLog(log *slog.Logger) *errorLog {
 	return &errorLog{log: log, now: time.Now, states: make(map[topicKey]*topicState)}
 }
 
-// sdkTopic holds what the SDK reports by itself. It never says that all is well again.
+// sdkTopic holds what the SDK reports by itself.
 var sdkTopic = topic{failing: "OpenTelemetry SDK", level: slog.LevelWarn, quiet: time.Minute}
 
 // failed tells that the topic's instance does not work, and why.
@@ -74,10 +74,16 @@ func (l *errorLog) worked(t topic, instance string, attrs ...any) {
 	if s.since.IsZero() {
 		return
 	}
-	if s.told {
+	if s.told && t.recovered != "" {
 		l.log.Info(t.recovered, append(attrs, "after", l.now().Sub(s.since).Round(time.Millisecond), "failures", s.failures)...)
 	}
 	*s = topicState{last: s.last}
+}
+
+// happened tells of something that has no end. Within quiet of the last line nothing is written.
+func (l *errorLog) happened(t topic, instance string, err error, attrs ...any) {
+	l.failed(t, instance, err, attrs...)
+	l.worked(t, instance)
 }
 
 func (l *errorLog) state(t topic, instance string) *topicState {
@@ -102,8 +108,7 @@ func (l *errorLog) Handle(err error) {
 	if err == nil || errors.As(err, new(reported)) {
 		return
 	}
-	l.failed(sdkTopic, "", err)
-	l.worked(sdkTopic, "")
+	l.happened(sdkTopic, "", err)
 }
 
 // sdkSink is the SDK's logger. It keeps errors and warnings, and of those only the message and the error: the values

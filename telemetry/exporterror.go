@@ -99,7 +99,7 @@ func errorType(err error) string {
 		return "partial_success"
 	}
 	if s, ok := status.FromError(err); ok {
-		return code.Code(s.Code()).String() //nolint:gosec // 17 codes
+		return code.Code(s.Code()).String()
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

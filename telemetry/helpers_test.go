@@ -225,6 +225,7 @@ func start(t testing.TB, o Options, source Source) (*Pipeline, *logBuffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.cancel() // the first export
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

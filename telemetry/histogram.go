@@ -18,7 +18,9 @@ type histogram struct {
 	exponential []metricdata.ExponentialHistogramDataPoint[float64]
 	explicit    []metricdata.HistogramDataPoint[float64]
 	bounds      []float64
+	first       int      // the exponent of the first bound
 	counts      []uint64 // of all explicit points, one after the other
+	positions   positions
 }
 
 var _ sdkmetric.Producer = (*collector)(nil)
@@ -33,14 +35,15 @@ func (c *collector) Produce(context.Context) ([]metricdata.ScopeMetrics, error) 
 	for i := range c.snapshot.Metrics {
 		m := &c.snapshot.Metrics[i]
 		if m.Instrument.Kind == probes.Counter && c.counters[metricKey{m.Scope, m.Instrument.Name}] == nil {
-			c.log.failed(unregisteredTopic, m.Instrument.Name, errors.New(m.Scope.Name+" "+m.Instrument.Name))
+			c.log.happened(unregisteredTopic, m.Instrument.Name, errors.New(m.Scope.Name+" "+m.Instrument.Name))
 		}
 		if m.Instrument.Kind != probes.Histogram || len(m.Points) == 0 {
 			continue
 		}
 		h := c.histograms[m.Instrument]
 		if h == nil {
-			h = &histogram{bounds: explicitBounds(m.Instrument.Range)}
+			h = new(histogram)
+			h.bounds, h.first = explicitBounds(m.Instrument.Range)
 			c.histograms[m.Instrument] = h
 		}
 		out := metricdata.Metrics{Name: m.Instrument.Name, Description: m.Instrument.Description, Unit: m.Instrument.Unit}
@@ -64,7 +67,7 @@ func (h *histogram) exponentialPoints(c *collector, m *probes.Metric) metricdata
 	h.exponential = emptied(h.exponential, len(m.Points))
 	for i := range m.Points {
 		p := &m.Points[i]
-		s := c.sets.of(p.Attributes)
+		s := c.sets.of(p.Attributes, &h.positions, i)
 		if s.visit == c.visit {
 			addExponential(&h.exponential[s.index], p)
 			continue
@@ -81,6 +84,7 @@ func (h *histogram) exponentialPoints(c *collector, m *probes.Metric) metricdata
 			PositiveBucket: metricdata.ExponentialBucket{Offset: p.Histogram.Offset, Counts: p.Histogram.Counts},
 		})
 	}
+	h.positions.cut(len(m.Points))
 	return metricdata.ExponentialHistogram[float64]{Temporality: metricdata.CumulativeTemporality, DataPoints: h.exponential}
 }
 
@@ -118,7 +122,7 @@ func (h *histogram) explicitPoints(c *collector, m *probes.Metric) metricdata.Ag
 	free := h.counts
 	for i := range m.Points {
 		p := &m.Points[i]
-		s := c.sets.of(p.Attributes)
+		s := c.sets.of(p.Attributes, &h.positions, i)
 		if s.visit != c.visit {
 			s.visit, s.index = c.visit, len(h.explicit)
 			h.explicit = append(h.explicit, metricdata.HistogramDataPoint[float64]{
@@ -136,32 +140,33 @@ func (h *histogram) explicitPoints(c *collector, m *probes.Metric) metricdata.Ag
 		}
 		dp.Count += p.Histogram.Count()
 		dp.Sum += p.Histogram.Sum
-		fold(dp.BucketCounts, &p.Histogram)
+		fold(dp.BucketCounts, h.first, &p.Histogram)
 	}
+	h.positions.cut(len(m.Points))
 	return metricdata.Histogram[float64]{Temporality: metricdata.CumulativeTemporality, DataPoints: h.explicit}
 }
 
-// minExponent is that of the first explicit bound: 2^-20 s is about 1 us.
-const minExponent = -20
+// shortest is the exponent of the lowest explicit bound: 2^-20 s is about 1 us.
+const shortest = -20
 
-// explicitBounds returns the powers of two from about 1 us to where the range's last power of two begins, in seconds.
-// What the kernel counts above the range is in its last bucket, so the end of that bucket is no bound that holds; the
-// explicit form has +Inf to say so.
-func explicitBounds(r probes.Range) []float64 {
-	var bounds []float64
-	for e := minExponent; e < r.Max; e++ {
+// explicitBounds returns powers of two in seconds, and the exponent of the first. The kernel puts what lies below and
+// above the range into its end buckets, so that the range's own ends are no bounds that hold: the powers of two between
+// them are, with all below in the first bucket and all above in the last.
+func explicitBounds(r probes.Range) (bounds []float64, first int) {
+	first = max(r.Min+1, shortest)
+	for e := first; e < r.Max; e++ {
 		bounds = append(bounds, math.Ldexp(1, e))
 	}
-	return bounds
+	return bounds, first
 }
 
-// fold adds the buckets of h to explicit ones whose bounds are explicitBounds. Bucket i of h holds
+// fold adds the buckets of h to explicit ones, the first of which ends at 2^first. Bucket i of h holds
 // (2^(i/2^s), 2^((i+1)/2^s)], which for a scale s >= 0 lies in (2^k, 2^(k+1)] with k = floor(i/2^s): no count is split.
-func fold(counts []uint64, h *probes.HistogramData) {
+func fold(counts []uint64, first int, h *probes.HistogramData) {
 	counts[0] += h.ZeroCount
 	for i, n := range h.Counts {
 		k := (int(h.Offset) + i) >> h.Scale
-		counts[min(max(k+1-minExponent, 0), len(counts)-1)] += n
+		counts[min(max(k+1-first, 0), len(counts)-1)] += n
 	}
 }
 

@@ -26,6 +26,7 @@ const firstExport = time.Second
 // Pipeline exports the values of a Source until it is shut down.
 type Pipeline struct {
 	provider *sdkmetric.MeterProvider
+	delivery *delivery
 	cancel   context.CancelFunc
 	first    sync.WaitGroup // the goroutine of the first export
 }
@@ -48,40 +49,43 @@ func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
 	}
 	log := newErrorLog(o.Logger)
 	otel.SetErrorHandler(log)
+	var exporter sdkmetric.Exporter
+	if o.OTLP != nil {
+		// The SDK reads all of OTEL_EXPORTER_OTLP_* again, and logs what it cannot read, headers included. None
+		// of it counts here.
+		otel.SetLogger(logr.Discard())
+		if exporter, err = newOTLPExporter(ctx, *o.OTLP); err != nil {
+			return nil, err
+		}
+		if o.OTLP.TLS != (TLS{}) && strings.HasPrefix(o.OTLP.Endpoint, "http://") {
+			o.Logger.Warn("TLS settings have no effect: the endpoint is http, not https", "endpoint", o.OTLP.Endpoint)
+		}
+	}
+	otel.SetLogger(logr.New(sdkSink{log}))
+	return newPipeline(ctx, o, prefer, log, source, exporter)
+}
 
+// newPipeline connects source to exporter, which is nil without OTLP.
+func newPipeline(ctx context.Context, o Options, prefer preferences, log *errorLog, source Source, exporter sdkmetric.Exporter) (*Pipeline, error) {
 	res, err := newResource(ctx, o, os.DirFS("/"))
 	if err != nil {
 		o.Logger.Warn("the resource is incomplete", "error", oneLine(err))
 	}
 	c := newCollector(source, log, prefer.explicitBuckets)
-	d := &delivery{
-		resource:   res,
-		collector:  c,
-		log:        log,
-		limit:      maxRequest,
-		histograms: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20, NoMinMax: true},
-	}
-	if prefer.explicitBuckets {
-		d.histograms = sdkmetric.AggregationExplicitBucketHistogram{Boundaries: explicitBounds(probes.Range{Max: 6}), NoMinMax: true}
+	d := &delivery{resource: res, collector: c, log: log, otlp: exporter, limit: maxRequest}
+	if o.OTLP != nil {
+		d.endpoint, d.timeout = o.OTLP.Endpoint, o.OTLP.Timeout
 	}
 	if o.Console != nil {
 		d.console = newConsole(*o.Console)
 	}
-	if o.OTLP != nil {
-		// The SDK reads all of OTEL_EXPORTER_OTLP_* again, and logs what it cannot read, headers included. None
-		// of it counts here.
-		otel.SetLogger(logr.Discard())
-		if d.otlp, err = newOTLPExporter(ctx, *o.OTLP); err != nil {
-			return nil, err
-		}
-		d.endpoint, d.timeout = o.OTLP.Endpoint, o.OTLP.Timeout
-		if o.OTLP.TLS != (TLS{}) && strings.HasPrefix(d.endpoint, "http://") {
-			o.Logger.Warn("TLS settings have no effect: the endpoint is http, not https", "endpoint", d.endpoint)
-		}
+	d.histograms = sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20, NoMinMax: true}
+	if prefer.explicitBuckets {
+		bounds, _ := explicitBounds(probes.Range{Min: -20, Max: 6})
+		d.histograms = sdkmetric.AggregationExplicitBucketHistogram{Boundaries: bounds, NoMinMax: true}
 	}
-	otel.SetLogger(logr.New(sdkSink{log}))
 
-	p := &Pipeline{provider: sdkmetric.NewMeterProvider(
+	p := &Pipeline{delivery: d, provider: sdkmetric.NewMeterProvider(
 		sdkmetric.WithResource(res),
 		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(d,
 			sdkmetric.WithInterval(o.Interval),
@@ -92,45 +96,39 @@ func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
 		sdkmetric.WithCardinalityLimit(0),
 		sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter),
 	)}
-	if err := p.register(o, c, d); err != nil {
-		ctx, cancel := context.WithCancel(ctx)
-		cancel() // nothing is to be exported
-		_ = p.provider.Shutdown(ctx)
-		return nil, err
+	if err := p.register(o, c); err != nil {
+		return nil, errors.Join(err, p.provider.Shutdown(ctx))
 	}
+	c.ready.Store(true)
 	p.exportFirst()
 	return p, nil
 }
 
-// register makes all instruments. The self-metrics are first, because their callback begins the cycle.
-func (p *Pipeline) register(o Options, c *collector, d *delivery) error {
+// register makes all instruments. The self-metrics are first: the SDK runs callbacks in the order of their registration,
+// and theirs begins the cycle.
+func (p *Pipeline) register(o Options, c *collector) error {
 	meter := p.provider.Meter(selfScopeName, metric.WithInstrumentationVersion(selfScopeVersion))
-	self, err := newSelfMetrics(meter, o)
+	self, err := newSelfMetrics(meter, o, c.begin)
 	if err != nil {
 		return fmt.Errorf("self-metrics: %w", err)
 	}
-	c.self, d.self = self, self
-	if err := self.register(meter, func(ctx context.Context, observer metric.Observer) error {
-		c.begin(ctx)
-		self.observe(observer, c.snapshot, d.age())
-		return nil // an error would drop the whole cycle
+	c.self, p.delivery.self = self, self
+	if err := self.register(meter, func(_ context.Context, observer metric.Observer) error {
+		self.observe(observer, c.snapshot, p.delivery.age())
+		return nil
 	}); err != nil {
 		return fmt.Errorf("self-metrics: %w", err)
 	}
-
-	scopes := make(map[probes.Scope][]*probes.Instrument)
 	for _, in := range o.Instruments {
-		switch {
-		case in.Kind == probes.Counter:
-			scopes[in.Scope] = append(scopes[in.Scope], in.Instrument)
-		case in.Range.Scale < 0:
-			return fmt.Errorf("instrument %s: scale %d: buckets wider than a power of two cannot be exported", in.Name, in.Range.Scale)
+		if in.Kind == probes.Histogram {
+			if in.Range.Scale < 0 {
+				return fmt.Errorf("instrument %s: scale %d: buckets wider than a power of two cannot be exported", in.Name, in.Range.Scale)
+			}
+			continue
 		}
-	}
-	for scope, instruments := range scopes {
-		meter := p.provider.Meter(scope.Name, metric.WithInstrumentationVersion(scope.Version))
-		if err := c.register(meter, scope, instruments); err != nil {
-			return fmt.Errorf("scope %s: %w", scope.Name, err)
+		meter := p.provider.Meter(in.Scope.Name, metric.WithInstrumentationVersion(in.Scope.Version))
+		if err := c.register(meter, in.Scope, in.Instrument); err != nil {
+			return fmt.Errorf("instrument %s: %w", in.Name, err)
 		}
 	}
 	if err := goruntime.Start(goruntime.WithMeterProvider(p.provider)); err != nil {
@@ -161,6 +159,7 @@ func (p *Pipeline) Flush(ctx context.Context) error {
 // and Shutdown returns soon after it even if a Console's writer blocks.
 func (p *Pipeline) Shutdown(ctx context.Context) error {
 	p.cancel()
+	p.delivery.closing.Store(true)
 	done := make(chan error, 1)
 	go func() {
 		p.first.Wait()

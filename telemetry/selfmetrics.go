@@ -78,8 +78,8 @@ var (
 // besides, as semantic conventions describe them.
 func SelfMetrics() []SelfMetric {
 	return []SelfMetric{
-		probeEvents, probeState, probeMissed, seriesUsed, seriesLimit, seriesOverflow, collectionDuration,
-		exportDuration, exportPoints, unacknowledgedAge, buildInfo,
+		buildInfo, probeEvents, probeState, probeMissed, seriesUsed, seriesLimit, seriesOverflow, collectionDuration,
+		exportDuration, exportPoints, unacknowledgedAge,
 	}
 }
 
@@ -92,11 +92,12 @@ type selfMetrics struct {
 
 	observables map[string]metric.Int64Observable
 	age         metric.Float64ObservableGauge
-	build       metric.ObserveOption
 }
 
-func newSelfMetrics(meter metric.Meter, o Options) (*selfMetrics, error) {
-	s := &selfMetrics{observables: make(map[string]metric.Int64Observable), build: metric.WithAttributeSet(buildAttributes(o))}
+// newSelfMetrics makes the instruments. begin is called at the beginning of every cycle, in the callback of the first.
+func newSelfMetrics(meter metric.Meter, o Options, begin func(context.Context)) (*selfMetrics, error) {
+	s := &selfMetrics{observables: make(map[string]metric.Int64Observable)}
+	build := metric.WithAttributeSet(buildAttributes(o))
 	for _, m := range SelfMetrics() {
 		var (
 			unit        = metric.WithUnit(m.Unit)
@@ -104,6 +105,13 @@ func newSelfMetrics(meter metric.Meter, o Options) (*selfMetrics, error) {
 			err         error
 		)
 		switch {
+		case m.Name == buildInfo.Name:
+			_, err = meter.Int64ObservableGauge(m.Name, unit, description,
+				metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
+					begin(ctx)
+					o.Observe(1, build)
+					return nil // an error would drop the whole cycle
+				}))
 		case m.Name == collectionDuration.Name:
 			s.collection, err = meter.Float64Histogram(m.Name, unit, description)
 		case m.Name == exportDuration.Name:
@@ -116,8 +124,6 @@ func newSelfMetrics(meter metric.Meter, o Options) (*selfMetrics, error) {
 			s.observables[m.Name], err = meter.Int64ObservableCounter(m.Name, unit, description)
 		case m.Kind == "updowncounter":
 			s.observables[m.Name], err = meter.Int64ObservableUpDownCounter(m.Name, unit, description)
-		case m.Kind == "gauge":
-			s.observables[m.Name], err = meter.Int64ObservableGauge(m.Name, unit, description)
 		}
 		if err != nil {
 			return nil, err
@@ -137,7 +143,7 @@ func buildAttributes(o Options) attribute.Set {
 	return attribute.NewSet(attrs...)
 }
 
-// register has f called at the beginning of every cycle: the SDK runs callbacks in the order of their registration.
+// register has f called in every cycle, to observe.
 func (s *selfMetrics) register(meter metric.Meter, f metric.Callback) error {
 	all := []metric.Observable{s.age}
 	for _, o := range s.observables {
@@ -152,7 +158,6 @@ func (s *selfMetrics) observe(o metric.Observer, snapshot *probes.Snapshot, age 
 	observe := func(m SelfMetric, v uint64, attrs ...attribute.KeyValue) {
 		o.ObserveInt64(s.observables[m.Name], int64(v), metric.WithAttributes(attrs...))
 	}
-	o.ObserveInt64(s.observables[buildInfo.Name], 1, s.build)
 	o.ObserveFloat64(s.age, age.Seconds())
 	if snapshot == nil {
 		return
