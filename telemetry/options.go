@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -56,7 +54,7 @@ const (
 // name the same things are for the caller to put here, and are not read a second time.
 type OTLP struct {
 	// Endpoint is the whole URL, such as http://localhost:4317 (gRPC) or https://host:4318/v1/metrics (HTTP; no
-	// path is added).
+	// path is added). That it has a scheme, a host and a port is for the caller to see to.
 	Endpoint    string
 	Protocol    Protocol          // empty means GRPC
 	Headers     map[string]string // never logged
@@ -126,41 +124,10 @@ func (o OTLP) withDefaults() (OTLP, error) {
 	if o.Compression != "" && o.Compression != "none" && o.Compression != "gzip" {
 		return o, fmt.Errorf("OTLP compression %q: write gzip or none", o.Compression)
 	}
-	_, err := ParseEndpoint(o.Protocol, o.Endpoint)
-	return o, err
-}
-
-// ParseEndpoint reads the URL of an OTLP receiver. It refuses what the SDK would silently read as another address; the
-// error says how to write it.
-func ParseEndpoint(protocol Protocol, endpoint string) (*url.URL, error) {
-	example := "http://localhost:4317"
-	if protocol == HTTP {
-		example = "http://localhost:4318/v1/metrics"
+	if o.Protocol != GRPC && o.Protocol != HTTP {
+		return o, fmt.Errorf("OTLP protocol %q: write %s or %s", o.Protocol, GRPC, HTTP)
 	}
-	if protocol != GRPC && protocol != HTTP {
-		return nil, fmt.Errorf("OTLP protocol %q: write %s or %s", protocol, GRPC, HTTP)
-	}
-	u, err := url.Parse(endpoint)
-	switch {
-	case strings.Contains(endpoint, "@"):
-		// Not repeated, as it may hold a password; nor is an error of url.Parse, which repeats it.
-		return nil, errors.New("OTLP endpoint: a user and password in the URL are not sent: use an Authorization header")
-	case !strings.Contains(endpoint, "://"):
-		return nil, fmt.Errorf("OTLP endpoint %q has no scheme: write http:// or https:// before it, as in %s", endpoint, example)
-	case err != nil:
-		return nil, fmt.Errorf("OTLP endpoint %q is not a URL: write it as in %s", endpoint, example)
-	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("OTLP endpoint %q: scheme %q: write http or https", endpoint, u.Scheme)
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("OTLP endpoint %q has no host: write it as in %s", endpoint, example)
-	case u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("OTLP endpoint %q: a query or fragment is not sent: leave it out", endpoint)
-	case protocol == GRPC && strings.Trim(u.Path, "/") != "":
-		return nil, fmt.Errorf("OTLP endpoint %q: gRPC has no path: write %s://%s, or choose the protocol %s", endpoint, u.Scheme, u.Host, HTTP)
-	case protocol == GRPC && u.Scheme == "http" && u.Port() == "":
-		return nil, fmt.Errorf("OTLP endpoint %q has no port: write it, as in %s", endpoint, "http://"+net.JoinHostPort(u.Hostname(), "4317"))
-	}
-	return u, nil
+	return o, nil
 }
 
 // preferences are what the OTel specification lets the environment alone decide.

@@ -46,9 +46,9 @@ const (
 // newOTLPExporter returns the SDK's exporter, set up by o alone: every option that the SDK would read from the
 // environment is given.
 func newOTLPExporter(ctx context.Context, o OTLP) (sdkmetric.Exporter, error) {
-	u, err := ParseEndpoint(o.Protocol, o.Endpoint)
+	u, err := url.Parse(o.Endpoint)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("OTLP endpoint: %w", err)
 	}
 	var config *tls.Config
 	if u.Scheme == "https" {

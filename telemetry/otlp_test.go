@@ -294,40 +294,6 @@ func TestPreferences(t *testing.T) {
 	}
 }
 
-func TestParseEndpoint(t *testing.T) {
-	for _, test := range []struct {
-		protocol Protocol
-		endpoint string
-		want     string // in the error; empty for none
-	}{
-		{GRPC, "http://localhost:4317", ""},
-		{GRPC, "http://localhost:4317/", ""},
-		{GRPC, "https://otlp.example.com", ""},
-		{GRPC, "http://[::1]:4317", ""},
-		{HTTP, "http://localhost:4318/v1/metrics", ""},
-		{HTTP, "https://otlp.example.com/v1/metrics", ""},
-		{GRPC, "localhost:4317", "http://localhost:4317"},
-		{GRPC, "127.0.0.1:4317", "http://localhost:4317"},
-		{HTTP, "127.0.0.1:4318", "http://localhost:4318/v1/metrics"},
-		{GRPC, "", "no scheme"},
-		{GRPC, "http://collector", "http://collector:4317"},
-		{GRPC, "http://[::1]", "http://[::1]:4317"},
-		{GRPC, "http://", "no host"},
-		{GRPC, "unix:///run/x", `"unix"`},
-		{GRPC, "http://localhost:4318/v1/metrics", "http/protobuf"},
-		{HTTP, "http://a:4318/?token=x", "query"},
-		{HTTP, "http://user:hunter2@a:4318/", "Authorization"},
-		{HTTP, "http://user:hunter2@a:x/", "Authorization"},
-		{GRPC, "http://a:x", "not a URL"},
-		{"http/json", "http://a:1", "http/protobuf"},
-	} {
-		_, err := ParseEndpoint(test.protocol, test.endpoint)
-		if (err == nil) != (test.want == "") || err != nil && (!strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2")) {
-			t.Errorf("%s %q: got %v, want %q in it", test.protocol, test.endpoint, err, test.want)
-		}
-	}
-}
-
 // TestConnectsAgain has a receiver that goes away and comes back.
 func TestConnectsAgain(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -232,8 +233,9 @@ func checkEndpoint(ctx context.Context, c *config.Config) []finding {
 	}
 	defer connection.Close()
 	if u.Scheme == "https" {
-		tlsConfig, err := (&tls.Config{ServerName: u.Hostname()}), error(nil)
+		tlsConfig, err := options.TLS.Config()
 		if err == nil {
+			tlsConfig.ServerName = cmp.Or(tlsConfig.ServerName, u.Hostname())
 			err = tls.Client(connection, tlsConfig).HandshakeContext(ctx)
 		}
 		if !step("endpoint TLS", "the certificate is trusted", err, "check export.tls.ca_file and server_name") {

@@ -106,7 +106,7 @@ func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 			byDefault = "on"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%t\t%s\t%s\n", r.Name, kernel, byDefault, r.Enabled,
-			config.ByteSize(r.Memory), r.Description)
+			mebibytes(r.Memory), r.Description)
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -117,9 +117,11 @@ func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 		}
 	}
 	_, err := fmt.Fprintf(w, "\nKernel memory of the enabled probes: %s, for %d series a table.\n",
-		config.ByteSize(plan.Memory), plan.SeriesLimit)
+		mebibytes(plan.Memory), plan.SeriesLimit)
 	return err
 }
+
+func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 // outputFlag adds --output to a command that can answer as text or JSON.
 func outputFlag(command *cobra.Command, output *string) {

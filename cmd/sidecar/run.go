@@ -46,7 +46,9 @@ func runCommand() *cobra.Command {
 			slog.SetDefault(logger)
 			ctx, stop := signal.NotifyContext(command.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			context.AfterFunc(ctx, stop) // the second signal has its default effect
+			// A second signal ends the process, unless it is the first one again: timeout(1) sends it to the process
+			// and to its group.
+			context.AfterFunc(ctx, func() { time.AfterFunc(250*time.Millisecond, stop) })
 			return Run(ctx, c, options, command.OutOrStdout(), logger)
 		},
 	}
@@ -66,8 +68,8 @@ func newLogger(c config.Log, w io.Writer) *slog.Logger {
 
 // Run measures and exports until the context ends. The foreground, the container and the service manager all call it.
 func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Writer, logger *slog.Logger) (err error) {
-	if c.Disabled {
-		logger.Info("OTEL_SDK_DISABLED is true: nothing is measured or exported")
+	if c.Disabled || len(c.Exporters) == 0 {
+		logger.Info("OTEL_SDK_DISABLED is true or OTEL_METRICS_EXPORTER none: nothing is measured or exported")
 		<-ctx.Done()
 		return nil
 	}
@@ -85,19 +87,17 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Wr
 	if err != nil {
 		return fmt.Errorf("start the export: %w", err)
 	}
+	defer func() {
+		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		_ = pipeline.Shutdown(shutdown) // it has logged what could not be sent
+		logger.Info("stopped")
+	}()
 	if err := open(); err != nil {
 		return err
 	}
 	logger.Info("running", "version", version, "endpoint", c.Export.Endpoint, "interval", c.Export.Interval)
-
 	<-ctx.Done()
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer cancel()
-	if err := pipeline.Shutdown(shutdown); err != nil {
-		// What could not be sent is told; to be stopped is no failure.
-		logger.Warn("the last export failed", "error", err)
-	}
-	logger.Info("stopped")
 	return nil
 }
 
@@ -145,7 +145,7 @@ func telemetryOptions(c *config.Config, stdout io.Writer, logger *slog.Logger) t
 		Version:       version,
 		Revision:      revision(),
 		Interval:      c.Export.Interval,
-		ExportTimeout: c.Export.CycleTimeout,
+		ExportTimeout: max(c.Export.CycleTimeout, c.Export.Timeout),
 		Logger:        logger,
 	}
 	for _, spec := range probes.All() {
