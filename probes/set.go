@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -412,15 +414,14 @@ func missed(coll *ebpf.Collection) ([]Missed, error) {
 	if err := coll.Variables["missed"].Get(&counts); err != nil {
 		return nil, fmt.Errorf("read missed: %w", err)
 	}
-	recursion := Missed{Reason: Recursion}
-	for name, program := range coll.Programs {
-		stats, err := program.Stats()
+	var all []Missed
+	for _, name := range slices.Sorted(maps.Keys(coll.Programs)) {
+		stats, err := coll.Programs[name].Stats()
 		if err != nil {
 			return nil, fmt.Errorf("read the statistics of %s: %w", name, err)
 		}
-		recursion.Count += stats.RecursionMisses
+		all = append(all, Missed{Reason: Recursion, Program: name, Count: stats.RecursionMisses})
 	}
-	all := []Missed{recursion}
 	for i, reason := range missReasons {
 		all = append(all, Missed{Reason: reason, Count: counts[i]})
 	}

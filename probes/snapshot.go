@@ -83,8 +83,9 @@ type Status struct {
 
 // Missed counts events that a probe could not handle as it should, since the start.
 type Missed struct {
-	Reason MissReason
-	Count  uint64
+	Reason  MissReason
+	Program string // that was skipped, where the reason is Recursion
+	Count   uint64
 }
 
 // MissReason says why events were missed.
@@ -92,7 +93,8 @@ type MissReason string
 
 // The reasons, as exported in sidecar.probe.missed.
 const (
-	// Recursion: the kernel skipped a program that was already running on that CPU. Told by kernels from 6.1.
+	// Recursion: the kernel skipped a program that was already running on that CPU, and with it the event. Told by
+	// kernels from 6.1. From 7.0 programs of tracepoints can be preempted, and then another task's event is skipped.
 	Recursion MissReason = "recursion"
 	// Update: a map update failed; the event is in the overflow series.
 	Update MissReason = "update"

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -96,6 +97,7 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Wr
 	if err := open(); err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // what loading took: the kernel's types above all
 	logger.Info("running", "version", version, "endpoint", c.Export.Endpoint, "interval", c.Export.Interval)
 	<-ctx.Done()
 	return nil
