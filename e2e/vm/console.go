@@ -1,0 +1,144 @@
+// Package vm runs the test binaries of other packages on the kernels of the matrix, each booted in QEMU.
+//
+//	SIDECAR_VM=1 go test -count=1 -timeout 60m -v ./e2e/vm                          every kernel
+//	SIDECAR_VM=1 go test -count=1 -timeout 60m -v -run TestMatrix/5.10 ./e2e/vm     one of them
+//	e2e/vm/run.sh newest x.test -- -test.run=TestName                               one binary by hand
+//
+// SIDECAR_VM_PACKAGES names the packages (./bpf ./probes), SIDECAR_VM_TIMEOUT the seconds a boot and its tests may take
+// (600). Consoles are kept in ~/.cache/sidecar/vm, kernels in ~/.cache/sidecar/kernels. Needs qemu-system-x86, cpio,
+// busybox-static and, for kernels that are not in the cache yet, a Debian mirror: see kernels.sh.
+//
+// -count=1 matters: go test does not see that the packages under test changed, and would answer from its cache.
+package vm
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+)
+
+// console is what one boot told.
+type console struct {
+	release  string // uname -r
+	possible string // the list of possible CPUs
+	uptime   string // seconds from the start of the kernel to the first test binary
+	runs     []run
+	done     bool // the guest got through all test binaries
+}
+
+// run is one test binary in the guest.
+type run struct {
+	binary string
+	exit   string // its exit status, empty when it did not end
+	tests  []test // subtests too, in the order of their results
+	output []string
+}
+
+// test is one result of a run.
+type test struct {
+	name   string
+	status string // PASS, FAIL or SKIP
+	log    []string
+}
+
+var (
+	// Not bound to the start of the line: a test may have written there without ending its line.
+	resultLine = regexp.MustCompile(`--- (PASS|FAIL|SKIP): (\S+) \(\d+\.\d+s\)$`)
+	// go test -v says whose lines follow. NAME and CONT come when the output of parallel tests mixes.
+	turnLine = regexp.MustCompile(`^=== (?:RUN|PAUSE|CONT|NAME) +(\S+)$`)
+	logStart = regexp.MustCompile(`^ +\S+\.go:\d+: `)
+)
+
+// parseConsole reads a guest's console: the lines of init, and between them what go test -v prints.
+func parseConsole(r io.Reader) (console, error) {
+	var (
+		c       console
+		current *run // the binary that runs now
+		turn    string
+		logs    = map[string][]string{} // of the tests of the current run
+	)
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := strings.TrimRight(lines.Text(), "\r")
+		word, rest, _ := strings.Cut(line, " ")
+		switch word {
+		case "SIDECAR-BOOT":
+			c.release, c.possible, c.uptime = field(rest, "release"), field(rest, "possible"), field(rest, "uptime")
+			continue
+		case "SIDECAR-RUN":
+			c.runs = append(c.runs, run{binary: rest})
+			current, turn, logs = &c.runs[len(c.runs)-1], "", map[string][]string{}
+			continue
+		case "SIDECAR-RESULT":
+			name, _, _ := strings.Cut(rest, " ")
+			if current == nil || current.binary != name {
+				return c, fmt.Errorf("a result of %s, which was not running", name)
+			}
+			current.exit = field(rest, "exit")
+			current = nil
+			continue
+		case "SIDECAR-DONE":
+			c.done = true
+			continue
+		}
+		if current == nil {
+			continue
+		}
+		current.output = append(current.output, line)
+		if m := resultLine.FindStringSubmatch(line); m != nil {
+			current.tests = append(current.tests, test{name: m[2], status: m[1], log: logs[m[2]]})
+		} else if m := turnLine.FindStringSubmatch(line); m != nil {
+			turn = m[1]
+		} else {
+			logs[turn] = append(logs[turn], line)
+		}
+	}
+	return c, lines.Err()
+}
+
+// field returns the value of key in a line of key=value words.
+func field(line, key string) string {
+	for word := range strings.FieldsSeq(line) {
+		if value, ok := strings.CutPrefix(word, key+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// reason returns the last message a test logged, for a skipped test the one it gave to Skip.
+func (t test) reason() string {
+	for i := len(t.log) - 1; i >= 0; i-- {
+		if start := logStart.FindString(t.log[i]); start != "" {
+			message := strings.Join(t.log[i:], " ")
+			return strings.Join(strings.Fields(message[len(start):]), " ")
+		}
+	}
+	return "no reason given"
+}
+
+// find returns the run of a binary, nil when it was not started.
+func (c console) find(binary string) *run {
+	for i := range c.runs {
+		if c.runs[i].binary == binary {
+			return &c.runs[i]
+		}
+	}
+	return nil
+}
+
+// find returns a test's result, nil when it has none. A nil run has none.
+func (r *run) find(name string) *test {
+	if r == nil {
+		return nil
+	}
+	for i := range r.tests {
+		if r.tests[i].name == name {
+			return &r.tests[i]
+		}
+	}
+	return nil
+}
