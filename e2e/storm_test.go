@@ -18,13 +18,13 @@ var long = os.Getenv("SIDECAR_LONG") != ""
 // TestStorm makes many short processes with distinct names and many cgroups that live for one process, the Collector down
 // for a part of it. What arrives in the end is held against the kernel's own counter.
 func TestStorm(t *testing.T) {
-	processes, cgroups := 3_000, 400
+	processes, cgroups, interval := 3_000, 400, "500ms"
 	if long {
-		processes, cgroups = 200_000, 20_000
+		processes, cgroups, interval = 200_000, 20_000, "2s"
 	}
 	c := newCollector(t)
 	outer := forks(t)
-	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, allAttributes+"export: {interval: "+interval+"}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
 	inner := forks(t)
 	c.start(t)
 
