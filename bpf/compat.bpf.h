@@ -22,43 +22,6 @@ static __always_inline unsigned long switch_prev_state(__u64 *ctx, struct task_s
 	return ((struct task_struct___before_5_14 *)prev)->state;
 }
 
-/* sched_process_exit got group_dead in 6.18. */
-const volatile bool has_group_dead = true;
-
-struct process_id {
-	int tgid;
-	int padding;
-	__u64 start_time;
-};
-
-/* Processes whose last thread was seen, for as long as two of its threads may race. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct process_id);
-	__type(value, __u8);
-} exited SEC(".maps");
-
-/*
- * Whether this is the exit of a process: of the last of its threads. Two threads that exit at the same time can both find
- * signal->live at 0, so the first to say so counts.
- */
-static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task)
-{
-	struct process_id id = {};
-	__u8 one = 1;
-	int err; /* not long: see SERIES */
-
-	if (has_group_dead)
-		return (bool)ctx[1];
-	if (task->signal->live.counter)
-		return false;
-	id.tgid = task->tgid;
-	id.start_time = task->group_leader->start_time;
-	err = bpf_map_update_elem(&exited, &id, &one, BPF_NOEXIST);
-	return err != -EEXIST;
-}
-
 /* Tracing programs have task storage from 5.12 (a10787e6d58c). */
 const volatile bool has_task_storage = true;
 

@@ -4,6 +4,7 @@
 /* Processes: created, executed, exited, and how long they lived. */
 #include "compat.bpf.h"
 #include "histogram.bpf.h"
+#include "preemption.bpf.h"
 #include "workload.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -51,8 +52,7 @@ const volatile bool exits_enabled = true;
 const volatile bool lifetimes_enabled = true;
 
 /* Fires right after total_forks++, the kernel workers that sched_process_fork misses included. */
-SEC("tp_btf/task_newtask")
-int process_created(__u64 *ctx)
+FOR_EACH_EVENT("task_newtask", process_created)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
 	struct cgroup *cgroup = task_cgroup(task);
@@ -60,17 +60,15 @@ int process_created(__u64 *ctx)
 	struct creation_cell *cell;
 
 	if (!policy.open || !creations_enabled)
-		return 0;
+		return;
 	key = workload_id(cgroup);
 	cell = creations_cell(creations_slot(&key, cgroup));
 	if (cell)
 		add(clone_flags & CLONE_THREAD ? &cell->threads : &cell->processes, 1);
-	return 0;
 }
 
 /* Fires for executions that succeeded. The executable is the file that is mapped: for a script, its interpreter. */
-SEC("tp_btf/sched_process_exec")
-int process_executed(__u64 *ctx)
+FOR_EACH_EVENT("sched_process_exec", process_executed)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
 	struct cgroup *cgroup = task_cgroup(task);
@@ -78,7 +76,7 @@ int process_executed(__u64 *ctx)
 	struct execution_cell *cell;
 
 	if (!policy.open || !executions_enabled)
-		return 0;
+		return;
 	key.cgroup = workload_id(cgroup);
 	if (by_executable)
 		bpf_probe_read_kernel_str(key.executable, sizeof(key.executable),
@@ -86,7 +84,43 @@ int process_executed(__u64 *ctx)
 	cell = executions_cell(executions_slot(&key, cgroup));
 	if (cell)
 		add(&cell->executions, 1);
-	return 0;
+}
+
+/* sched_process_exit got group_dead in 6.18. */
+const volatile bool has_group_dead = true;
+
+struct process_id {
+	int tgid;
+	int padding;
+	__u64 start_time;
+};
+
+/* Processes whose last thread was seen, for as long as two of its threads may race. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct process_id);
+	__type(value, __u8);
+} exited SEC(".maps");
+
+/*
+ * Whether this is the exit of a process: of the last of its threads. Two threads that exit at the same time can both find
+ * signal->live at 0, so the first to say so counts.
+ */
+static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task)
+{
+	struct process_id id = {};
+	__u8 one = 1;
+	int err; /* not long: see SERIES */
+
+	if (has_group_dead)
+		return (bool)ctx[1];
+	if (task->signal->live.counter)
+		return false;
+	id.tgid = task->tgid;
+	id.start_time = task->group_leader->start_time;
+	err = bpf_map_update_elem(&exited, &id, &one, BPF_NOEXIST);
+	return err != -EEXIST;
 }
 
 /* The status that wait(2) gives (kernel/exit.c, wait_task_zombie). */
@@ -99,14 +133,13 @@ static __always_inline __u32 wait_status(struct task_struct *task)
 	return task->group_leader->exit_code;
 }
 
-SEC("tp_btf/sched_process_exit")
-int process_exited(__u64 *ctx)
+FOR_EACH_EVENT("sched_process_exit", process_exited)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
 	struct cgroup *cgroup = task_cgroup(task);
 
 	if (!policy.open || !exit_group_dead(ctx, task))
-		return 0;
+		return;
 	if (exits_enabled) {
 		struct exit_key key = {.cgroup = workload_id(cgroup), .status = wait_status(task) & ~0x80};
 		struct exit_cell *cell = exits_cell(exits_slot(&key, cgroup));
@@ -121,5 +154,4 @@ int process_exited(__u64 *ctx)
 		if (cell)
 			lifetime_record(&cell->lifetime, bpf_ktime_get_ns() - task->group_leader->start_time);
 	}
-	return 0;
 }

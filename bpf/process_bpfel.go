@@ -111,57 +111,65 @@ type ProcessProcessId struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ProcessMapCgroupsCells           = "cgroups_cells"
-	ProcessMapCgroupsFree            = "cgroups_free"
-	ProcessMapCgroupsInfo            = "cgroups_info"
-	ProcessMapCgroupsKeys            = "cgroups_keys"
-	ProcessMapCreationsCells         = "creations_cells"
-	ProcessMapCreationsFree          = "creations_free"
-	ProcessMapCreationsInfo          = "creations_info"
-	ProcessMapCreationsKeys          = "creations_keys"
-	ProcessMapExecutionsCells        = "executions_cells"
-	ProcessMapExecutionsFree         = "executions_free"
-	ProcessMapExecutionsInfo         = "executions_info"
-	ProcessMapExecutionsKeys         = "executions_keys"
-	ProcessMapExited                 = "exited"
-	ProcessMapExitsCells             = "exits_cells"
-	ProcessMapExitsFree              = "exits_free"
-	ProcessMapExitsInfo              = "exits_info"
-	ProcessMapExitsKeys              = "exits_keys"
-	ProcessMapLifetimesCells         = "lifetimes_cells"
-	ProcessMapLifetimesFree          = "lifetimes_free"
-	ProcessMapLifetimesInfo          = "lifetimes_info"
-	ProcessMapLifetimesKeys          = "lifetimes_keys"
-	ProcessProgProcessCreated        = "process_created"
-	ProcessProgProcessExecuted       = "process_executed"
-	ProcessProgProcessExited         = "process_exited"
-	ProcessVarByExecutable           = "by_executable"
-	ProcessVarByWorkload             = "by_workload"
-	ProcessVarCgroupsFull            = "cgroups_full"
-	ProcessVarCgroupsShards          = "cgroups_shards"
-	ProcessVarCgroupsSlots           = "cgroups_slots"
-	ProcessVarCreationsEnabled       = "creations_enabled"
-	ProcessVarCreationsFull          = "creations_full"
-	ProcessVarCreationsShards        = "creations_shards"
-	ProcessVarCreationsSlots         = "creations_slots"
-	ProcessVarExecutionsEnabled      = "executions_enabled"
-	ProcessVarExecutionsFull         = "executions_full"
-	ProcessVarExecutionsShards       = "executions_shards"
-	ProcessVarExecutionsSlots        = "executions_slots"
-	ProcessVarExitsEnabled           = "exits_enabled"
-	ProcessVarExitsFull              = "exits_full"
-	ProcessVarExitsShards            = "exits_shards"
-	ProcessVarExitsSlots             = "exits_slots"
-	ProcessVarHasGroupDead           = "has_group_dead"
-	ProcessVarHasPrevState           = "has_prev_state"
-	ProcessVarHasTaskStorage         = "has_task_storage"
-	ProcessVarHasTaskStorageAnywhere = "has_task_storage_anywhere"
-	ProcessVarLifetimesEnabled       = "lifetimes_enabled"
-	ProcessVarLifetimesFull          = "lifetimes_full"
-	ProcessVarLifetimesShards        = "lifetimes_shards"
-	ProcessVarLifetimesSlots         = "lifetimes_slots"
-	ProcessVarMissed                 = "missed"
-	ProcessVarPolicy                 = "policy"
+	ProcessMapCgroupsCells              = "cgroups_cells"
+	ProcessMapCgroupsFree               = "cgroups_free"
+	ProcessMapCgroupsInfo               = "cgroups_info"
+	ProcessMapCgroupsKeys               = "cgroups_keys"
+	ProcessMapCreationsCells            = "creations_cells"
+	ProcessMapCreationsFree             = "creations_free"
+	ProcessMapCreationsInfo             = "creations_info"
+	ProcessMapCreationsKeys             = "creations_keys"
+	ProcessMapExecutionsCells           = "executions_cells"
+	ProcessMapExecutionsFree            = "executions_free"
+	ProcessMapExecutionsInfo            = "executions_info"
+	ProcessMapExecutionsKeys            = "executions_keys"
+	ProcessMapExited                    = "exited"
+	ProcessMapExitsCells                = "exits_cells"
+	ProcessMapExitsFree                 = "exits_free"
+	ProcessMapExitsInfo                 = "exits_info"
+	ProcessMapExitsKeys                 = "exits_keys"
+	ProcessMapLifetimesCells            = "lifetimes_cells"
+	ProcessMapLifetimesFree             = "lifetimes_free"
+	ProcessMapLifetimesInfo             = "lifetimes_info"
+	ProcessMapLifetimesKeys             = "lifetimes_keys"
+	ProcessMapTaken                     = "taken"
+	ProcessProgProcessCreated           = "process_created"
+	ProcessProgProcessCreatedAgain      = "process_created_again"
+	ProcessProgProcessExecuted          = "process_executed"
+	ProcessProgProcessExecutedAgain     = "process_executed_again"
+	ProcessProgProcessExited            = "process_exited"
+	ProcessProgProcessExitedAgain       = "process_exited_again"
+	ProcessVarByExecutable              = "by_executable"
+	ProcessVarByWorkload                = "by_workload"
+	ProcessVarCgroupsFull               = "cgroups_full"
+	ProcessVarCgroupsShards             = "cgroups_shards"
+	ProcessVarCgroupsSlots              = "cgroups_slots"
+	ProcessVarCreationsEnabled          = "creations_enabled"
+	ProcessVarCreationsFull             = "creations_full"
+	ProcessVarCreationsShards           = "creations_shards"
+	ProcessVarCreationsSlots            = "creations_slots"
+	ProcessVarExecutionsEnabled         = "executions_enabled"
+	ProcessVarExecutionsFull            = "executions_full"
+	ProcessVarExecutionsShards          = "executions_shards"
+	ProcessVarExecutionsSlots           = "executions_slots"
+	ProcessVarExitsEnabled              = "exits_enabled"
+	ProcessVarExitsFull                 = "exits_full"
+	ProcessVarExitsShards               = "exits_shards"
+	ProcessVarExitsSlots                = "exits_slots"
+	ProcessVarHasGroupDead              = "has_group_dead"
+	ProcessVarHasPreemptibleTracepoints = "has_preemptible_tracepoints"
+	ProcessVarHasPrevState              = "has_prev_state"
+	ProcessVarHasTaskStorage            = "has_task_storage"
+	ProcessVarHasTaskStorageAnywhere    = "has_task_storage_anywhere"
+	ProcessVarLifetimesEnabled          = "lifetimes_enabled"
+	ProcessVarLifetimesFull             = "lifetimes_full"
+	ProcessVarLifetimesShards           = "lifetimes_shards"
+	ProcessVarLifetimesSlots            = "lifetimes_slots"
+	ProcessVarMissed                    = "missed"
+	ProcessVarPolicy                    = "policy"
+	ProcessVarProcessCreatedRecovered   = "process_created_recovered"
+	ProcessVarProcessExecutedRecovered  = "process_executed_recovered"
+	ProcessVarProcessExitedRecovered    = "process_exited_recovered"
 )
 
 // LoadProcess returns the embedded CollectionSpec for Process.
@@ -206,9 +214,12 @@ type ProcessSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProcessProgramSpecs struct {
-	ProcessCreated  *ebpf.ProgramSpec `ebpf:"process_created"`
-	ProcessExecuted *ebpf.ProgramSpec `ebpf:"process_executed"`
-	ProcessExited   *ebpf.ProgramSpec `ebpf:"process_exited"`
+	ProcessCreated       *ebpf.ProgramSpec `ebpf:"process_created"`
+	ProcessCreatedAgain  *ebpf.ProgramSpec `ebpf:"process_created_again"`
+	ProcessExecuted      *ebpf.ProgramSpec `ebpf:"process_executed"`
+	ProcessExecutedAgain *ebpf.ProgramSpec `ebpf:"process_executed_again"`
+	ProcessExited        *ebpf.ProgramSpec `ebpf:"process_exited"`
+	ProcessExitedAgain   *ebpf.ProgramSpec `ebpf:"process_exited_again"`
 }
 
 // ProcessMapSpecs contains maps before they are loaded into the kernel.
@@ -236,39 +247,44 @@ type ProcessMapSpecs struct {
 	LifetimesFree   *ebpf.MapSpec `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.MapSpec `ebpf:"lifetimes_info"`
 	LifetimesKeys   *ebpf.MapSpec `ebpf:"lifetimes_keys"`
+	Taken           *ebpf.MapSpec `ebpf:"taken"`
 }
 
 // ProcessVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProcessVariableSpecs struct {
-	ByExecutable           *ebpf.VariableSpec `ebpf:"by_executable"`
-	ByWorkload             *ebpf.VariableSpec `ebpf:"by_workload"`
-	CgroupsFull            *ebpf.VariableSpec `ebpf:"cgroups_full"`
-	CgroupsShards          *ebpf.VariableSpec `ebpf:"cgroups_shards"`
-	CgroupsSlots           *ebpf.VariableSpec `ebpf:"cgroups_slots"`
-	CreationsEnabled       *ebpf.VariableSpec `ebpf:"creations_enabled"`
-	CreationsFull          *ebpf.VariableSpec `ebpf:"creations_full"`
-	CreationsShards        *ebpf.VariableSpec `ebpf:"creations_shards"`
-	CreationsSlots         *ebpf.VariableSpec `ebpf:"creations_slots"`
-	ExecutionsEnabled      *ebpf.VariableSpec `ebpf:"executions_enabled"`
-	ExecutionsFull         *ebpf.VariableSpec `ebpf:"executions_full"`
-	ExecutionsShards       *ebpf.VariableSpec `ebpf:"executions_shards"`
-	ExecutionsSlots        *ebpf.VariableSpec `ebpf:"executions_slots"`
-	ExitsEnabled           *ebpf.VariableSpec `ebpf:"exits_enabled"`
-	ExitsFull              *ebpf.VariableSpec `ebpf:"exits_full"`
-	ExitsShards            *ebpf.VariableSpec `ebpf:"exits_shards"`
-	ExitsSlots             *ebpf.VariableSpec `ebpf:"exits_slots"`
-	HasGroupDead           *ebpf.VariableSpec `ebpf:"has_group_dead"`
-	HasPrevState           *ebpf.VariableSpec `ebpf:"has_prev_state"`
-	HasTaskStorage         *ebpf.VariableSpec `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
-	LifetimesEnabled       *ebpf.VariableSpec `ebpf:"lifetimes_enabled"`
-	LifetimesFull          *ebpf.VariableSpec `ebpf:"lifetimes_full"`
-	LifetimesShards        *ebpf.VariableSpec `ebpf:"lifetimes_shards"`
-	LifetimesSlots         *ebpf.VariableSpec `ebpf:"lifetimes_slots"`
-	Missed                 *ebpf.VariableSpec `ebpf:"missed"`
-	Policy                 *ebpf.VariableSpec `ebpf:"policy"`
+	ByExecutable              *ebpf.VariableSpec `ebpf:"by_executable"`
+	ByWorkload                *ebpf.VariableSpec `ebpf:"by_workload"`
+	CgroupsFull               *ebpf.VariableSpec `ebpf:"cgroups_full"`
+	CgroupsShards             *ebpf.VariableSpec `ebpf:"cgroups_shards"`
+	CgroupsSlots              *ebpf.VariableSpec `ebpf:"cgroups_slots"`
+	CreationsEnabled          *ebpf.VariableSpec `ebpf:"creations_enabled"`
+	CreationsFull             *ebpf.VariableSpec `ebpf:"creations_full"`
+	CreationsShards           *ebpf.VariableSpec `ebpf:"creations_shards"`
+	CreationsSlots            *ebpf.VariableSpec `ebpf:"creations_slots"`
+	ExecutionsEnabled         *ebpf.VariableSpec `ebpf:"executions_enabled"`
+	ExecutionsFull            *ebpf.VariableSpec `ebpf:"executions_full"`
+	ExecutionsShards          *ebpf.VariableSpec `ebpf:"executions_shards"`
+	ExecutionsSlots           *ebpf.VariableSpec `ebpf:"executions_slots"`
+	ExitsEnabled              *ebpf.VariableSpec `ebpf:"exits_enabled"`
+	ExitsFull                 *ebpf.VariableSpec `ebpf:"exits_full"`
+	ExitsShards               *ebpf.VariableSpec `ebpf:"exits_shards"`
+	ExitsSlots                *ebpf.VariableSpec `ebpf:"exits_slots"`
+	HasGroupDead              *ebpf.VariableSpec `ebpf:"has_group_dead"`
+	HasPreemptibleTracepoints *ebpf.VariableSpec `ebpf:"has_preemptible_tracepoints"`
+	HasPrevState              *ebpf.VariableSpec `ebpf:"has_prev_state"`
+	HasTaskStorage            *ebpf.VariableSpec `ebpf:"has_task_storage"`
+	HasTaskStorageAnywhere    *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
+	LifetimesEnabled          *ebpf.VariableSpec `ebpf:"lifetimes_enabled"`
+	LifetimesFull             *ebpf.VariableSpec `ebpf:"lifetimes_full"`
+	LifetimesShards           *ebpf.VariableSpec `ebpf:"lifetimes_shards"`
+	LifetimesSlots            *ebpf.VariableSpec `ebpf:"lifetimes_slots"`
+	Missed                    *ebpf.VariableSpec `ebpf:"missed"`
+	Policy                    *ebpf.VariableSpec `ebpf:"policy"`
+	ProcessCreatedRecovered   *ebpf.VariableSpec `ebpf:"process_created_recovered"`
+	ProcessExecutedRecovered  *ebpf.VariableSpec `ebpf:"process_executed_recovered"`
+	ProcessExitedRecovered    *ebpf.VariableSpec `ebpf:"process_exited_recovered"`
 }
 
 // ProcessObjects contains all objects after they have been loaded into the kernel.
@@ -312,6 +328,7 @@ type ProcessMaps struct {
 	LifetimesFree   *ebpf.Map `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.Map `ebpf:"lifetimes_info"`
 	LifetimesKeys   *ebpf.Map `ebpf:"lifetimes_keys"`
+	Taken           *ebpf.Map `ebpf:"taken"`
 }
 
 func (m *ProcessMaps) Close() error {
@@ -337,6 +354,7 @@ func (m *ProcessMaps) Close() error {
 		m.LifetimesFree,
 		m.LifetimesInfo,
 		m.LifetimesKeys,
+		m.Taken,
 	)
 }
 
@@ -344,49 +362,59 @@ func (m *ProcessMaps) Close() error {
 //
 // It can be passed to LoadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProcessVariables struct {
-	ByExecutable           *ebpf.Variable `ebpf:"by_executable"`
-	ByWorkload             *ebpf.Variable `ebpf:"by_workload"`
-	CgroupsFull            *ebpf.Variable `ebpf:"cgroups_full"`
-	CgroupsShards          *ebpf.Variable `ebpf:"cgroups_shards"`
-	CgroupsSlots           *ebpf.Variable `ebpf:"cgroups_slots"`
-	CreationsEnabled       *ebpf.Variable `ebpf:"creations_enabled"`
-	CreationsFull          *ebpf.Variable `ebpf:"creations_full"`
-	CreationsShards        *ebpf.Variable `ebpf:"creations_shards"`
-	CreationsSlots         *ebpf.Variable `ebpf:"creations_slots"`
-	ExecutionsEnabled      *ebpf.Variable `ebpf:"executions_enabled"`
-	ExecutionsFull         *ebpf.Variable `ebpf:"executions_full"`
-	ExecutionsShards       *ebpf.Variable `ebpf:"executions_shards"`
-	ExecutionsSlots        *ebpf.Variable `ebpf:"executions_slots"`
-	ExitsEnabled           *ebpf.Variable `ebpf:"exits_enabled"`
-	ExitsFull              *ebpf.Variable `ebpf:"exits_full"`
-	ExitsShards            *ebpf.Variable `ebpf:"exits_shards"`
-	ExitsSlots             *ebpf.Variable `ebpf:"exits_slots"`
-	HasGroupDead           *ebpf.Variable `ebpf:"has_group_dead"`
-	HasPrevState           *ebpf.Variable `ebpf:"has_prev_state"`
-	HasTaskStorage         *ebpf.Variable `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere *ebpf.Variable `ebpf:"has_task_storage_anywhere"`
-	LifetimesEnabled       *ebpf.Variable `ebpf:"lifetimes_enabled"`
-	LifetimesFull          *ebpf.Variable `ebpf:"lifetimes_full"`
-	LifetimesShards        *ebpf.Variable `ebpf:"lifetimes_shards"`
-	LifetimesSlots         *ebpf.Variable `ebpf:"lifetimes_slots"`
-	Missed                 *ebpf.Variable `ebpf:"missed"`
-	Policy                 *ebpf.Variable `ebpf:"policy"`
+	ByExecutable              *ebpf.Variable `ebpf:"by_executable"`
+	ByWorkload                *ebpf.Variable `ebpf:"by_workload"`
+	CgroupsFull               *ebpf.Variable `ebpf:"cgroups_full"`
+	CgroupsShards             *ebpf.Variable `ebpf:"cgroups_shards"`
+	CgroupsSlots              *ebpf.Variable `ebpf:"cgroups_slots"`
+	CreationsEnabled          *ebpf.Variable `ebpf:"creations_enabled"`
+	CreationsFull             *ebpf.Variable `ebpf:"creations_full"`
+	CreationsShards           *ebpf.Variable `ebpf:"creations_shards"`
+	CreationsSlots            *ebpf.Variable `ebpf:"creations_slots"`
+	ExecutionsEnabled         *ebpf.Variable `ebpf:"executions_enabled"`
+	ExecutionsFull            *ebpf.Variable `ebpf:"executions_full"`
+	ExecutionsShards          *ebpf.Variable `ebpf:"executions_shards"`
+	ExecutionsSlots           *ebpf.Variable `ebpf:"executions_slots"`
+	ExitsEnabled              *ebpf.Variable `ebpf:"exits_enabled"`
+	ExitsFull                 *ebpf.Variable `ebpf:"exits_full"`
+	ExitsShards               *ebpf.Variable `ebpf:"exits_shards"`
+	ExitsSlots                *ebpf.Variable `ebpf:"exits_slots"`
+	HasGroupDead              *ebpf.Variable `ebpf:"has_group_dead"`
+	HasPreemptibleTracepoints *ebpf.Variable `ebpf:"has_preemptible_tracepoints"`
+	HasPrevState              *ebpf.Variable `ebpf:"has_prev_state"`
+	HasTaskStorage            *ebpf.Variable `ebpf:"has_task_storage"`
+	HasTaskStorageAnywhere    *ebpf.Variable `ebpf:"has_task_storage_anywhere"`
+	LifetimesEnabled          *ebpf.Variable `ebpf:"lifetimes_enabled"`
+	LifetimesFull             *ebpf.Variable `ebpf:"lifetimes_full"`
+	LifetimesShards           *ebpf.Variable `ebpf:"lifetimes_shards"`
+	LifetimesSlots            *ebpf.Variable `ebpf:"lifetimes_slots"`
+	Missed                    *ebpf.Variable `ebpf:"missed"`
+	Policy                    *ebpf.Variable `ebpf:"policy"`
+	ProcessCreatedRecovered   *ebpf.Variable `ebpf:"process_created_recovered"`
+	ProcessExecutedRecovered  *ebpf.Variable `ebpf:"process_executed_recovered"`
+	ProcessExitedRecovered    *ebpf.Variable `ebpf:"process_exited_recovered"`
 }
 
 // ProcessPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProcessPrograms struct {
-	ProcessCreated  *ebpf.Program `ebpf:"process_created"`
-	ProcessExecuted *ebpf.Program `ebpf:"process_executed"`
-	ProcessExited   *ebpf.Program `ebpf:"process_exited"`
+	ProcessCreated       *ebpf.Program `ebpf:"process_created"`
+	ProcessCreatedAgain  *ebpf.Program `ebpf:"process_created_again"`
+	ProcessExecuted      *ebpf.Program `ebpf:"process_executed"`
+	ProcessExecutedAgain *ebpf.Program `ebpf:"process_executed_again"`
+	ProcessExited        *ebpf.Program `ebpf:"process_exited"`
+	ProcessExitedAgain   *ebpf.Program `ebpf:"process_exited_again"`
 }
 
 func (p *ProcessPrograms) Close() error {
 	return _ProcessClose(
 		p.ProcessCreated,
+		p.ProcessCreatedAgain,
 		p.ProcessExecuted,
+		p.ProcessExecutedAgain,
 		p.ProcessExited,
+		p.ProcessExitedAgain,
 	)
 }
 

@@ -40,13 +40,6 @@ type SchedulerPolicy struct {
 	Epoch uint32
 }
 
-type SchedulerProcessId struct {
-	_         structs.HostLayout
-	Tgid      int32
-	Padding   int32
-	StartTime uint64
-}
-
 type SchedulerScheduleCell struct {
 	_           structs.HostLayout
 	Voluntary   uint64
@@ -79,7 +72,6 @@ const (
 	SchedulerMapCgroupsFree            = "cgroups_free"
 	SchedulerMapCgroupsInfo            = "cgroups_info"
 	SchedulerMapCgroupsKeys            = "cgroups_keys"
-	SchedulerMapExited                 = "exited"
 	SchedulerMapSchedulesCells         = "schedules_cells"
 	SchedulerMapSchedulesFree          = "schedules_free"
 	SchedulerMapSchedulesInfo          = "schedules_info"
@@ -96,7 +88,6 @@ const (
 	SchedulerVarCgroupsShards          = "cgroups_shards"
 	SchedulerVarCgroupsSlots           = "cgroups_slots"
 	SchedulerVarContextSwitchesEnabled = "context_switches_enabled"
-	SchedulerVarHasGroupDead           = "has_group_dead"
 	SchedulerVarHasPrevState           = "has_prev_state"
 	SchedulerVarHasTaskStorage         = "has_task_storage"
 	SchedulerVarHasTaskStorageAnywhere = "has_task_storage_anywhere"
@@ -164,7 +155,6 @@ type SchedulerMapSpecs struct {
 	CgroupsFree         *ebpf.MapSpec `ebpf:"cgroups_free"`
 	CgroupsInfo         *ebpf.MapSpec `ebpf:"cgroups_info"`
 	CgroupsKeys         *ebpf.MapSpec `ebpf:"cgroups_keys"`
-	Exited              *ebpf.MapSpec `ebpf:"exited"`
 	SchedulesCells      *ebpf.MapSpec `ebpf:"schedules_cells"`
 	SchedulesFree       *ebpf.MapSpec `ebpf:"schedules_free"`
 	SchedulesInfo       *ebpf.MapSpec `ebpf:"schedules_info"`
@@ -183,7 +173,6 @@ type SchedulerVariableSpecs struct {
 	CgroupsShards          *ebpf.VariableSpec `ebpf:"cgroups_shards"`
 	CgroupsSlots           *ebpf.VariableSpec `ebpf:"cgroups_slots"`
 	ContextSwitchesEnabled *ebpf.VariableSpec `ebpf:"context_switches_enabled"`
-	HasGroupDead           *ebpf.VariableSpec `ebpf:"has_group_dead"`
 	HasPrevState           *ebpf.VariableSpec `ebpf:"has_prev_state"`
 	HasTaskStorage         *ebpf.VariableSpec `ebpf:"has_task_storage"`
 	HasTaskStorageAnywhere *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
@@ -219,7 +208,6 @@ type SchedulerMaps struct {
 	CgroupsFree         *ebpf.Map `ebpf:"cgroups_free"`
 	CgroupsInfo         *ebpf.Map `ebpf:"cgroups_info"`
 	CgroupsKeys         *ebpf.Map `ebpf:"cgroups_keys"`
-	Exited              *ebpf.Map `ebpf:"exited"`
 	SchedulesCells      *ebpf.Map `ebpf:"schedules_cells"`
 	SchedulesFree       *ebpf.Map `ebpf:"schedules_free"`
 	SchedulesInfo       *ebpf.Map `ebpf:"schedules_info"`
@@ -235,7 +223,6 @@ func (m *SchedulerMaps) Close() error {
 		m.CgroupsFree,
 		m.CgroupsInfo,
 		m.CgroupsKeys,
-		m.Exited,
 		m.SchedulesCells,
 		m.SchedulesFree,
 		m.SchedulesInfo,
@@ -255,7 +242,6 @@ type SchedulerVariables struct {
 	CgroupsShards          *ebpf.Variable `ebpf:"cgroups_shards"`
 	CgroupsSlots           *ebpf.Variable `ebpf:"cgroups_slots"`
 	ContextSwitchesEnabled *ebpf.Variable `ebpf:"context_switches_enabled"`
-	HasGroupDead           *ebpf.Variable `ebpf:"has_group_dead"`
 	HasPrevState           *ebpf.Variable `ebpf:"has_prev_state"`
 	HasTaskStorage         *ebpf.Variable `ebpf:"has_task_storage"`
 	HasTaskStorageAnywhere *ebpf.Variable `ebpf:"has_task_storage_anywhere"`

@@ -3,6 +3,8 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -14,6 +16,7 @@ import (
 type Kernel struct {
 	Release      string // as uname -r prints it
 	PossibleCPUs int
+	version      uint32 // as LINUX_VERSION_CODE
 	btf          *btf.Spec
 }
 
@@ -27,6 +30,9 @@ func RunningKernel() (*Kernel, error) {
 	var err error
 	if k.PossibleCPUs, err = ebpf.PossibleCPU(); err != nil {
 		return nil, fmt.Errorf("count the possible CPUs: %w", err)
+	}
+	if k.version, err = features.LinuxVersionCode(); err != nil {
+		return nil, fmt.Errorf("read the kernel's version: %w", err)
 	}
 	if k.btf, err = btf.LoadKernelSpec(); err != nil {
 		return nil, fmt.Errorf("read the BTF of kernel %s: %w (a kernel built with CONFIG_DEBUG_INFO_BTF=y has it, "+
@@ -64,19 +70,29 @@ func (k *Kernel) groupDead() bool { return k.hasArgument("sched_process_exit", 2
 
 func (k *Kernel) taskStorage() bool { return features.HaveMapType(ebpf.TaskStorage) == nil }
 
-func (k *Kernel) taskStorageAnywhere() bool {
-	version, err := features.LinuxVersionCode()
-	return err == nil && version >= 6<<16|4<<8
-}
+func (k *Kernel) taskStorageAnywhere() bool { return k.atLeast(6, 4) }
 
-// configure answers the questions of bpf/compat.bpf.h in a collection that asks them.
+func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
+
+func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
+
+// againSuffix ends the names of the programs that handle what another was skipped for (bpf/preemption.bpf.h).
+const againSuffix = "_again"
+
+// configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h, bpf/preemption.bpf.h).
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
+	if !k.preemptibleTracepoints() {
+		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+			return strings.HasSuffix(name, againSuffix)
+		})
+	}
 	var errs []error
 	for name, answer := range map[string]func() bool{
-		"has_prev_state":            k.prevState,
-		"has_group_dead":            k.groupDead,
-		"has_task_storage":          k.taskStorage,
-		"has_task_storage_anywhere": k.taskStorageAnywhere,
+		"has_prev_state":              k.prevState,
+		"has_group_dead":              k.groupDead,
+		"has_task_storage":            k.taskStorage,
+		"has_task_storage_anywhere":   k.taskStorageAnywhere,
+		"has_preemptible_tracepoints": k.preemptibleTracepoints,
 	} {
 		errs = append(errs, setIfAsked(spec, name, answer()))
 	}

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,12 +26,18 @@ import (
 // programs besides busybox.
 var inMatrix = os.Getenv("SIDECAR_VM_KERNEL") != ""
 
-// unlessInMatrix is a number here, and a smaller one in the kernel matrix.
-func unlessInMatrix(here, matrix int) int {
-	if inMatrix {
-		return matrix
+// raceDetector tells whether the race detector is in the test binary, which then takes long to start.
+var raceDetector = func() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
+
+// scaled is a number, or a smaller one where processes take long.
+func scaled(usual, slow int) int {
+	if inMatrix || raceDetector {
+		return slow
 	}
-	return here
+	return usual
 }
 
 // random is a number in [low, high], which the log tells.
@@ -124,7 +132,7 @@ func loadOnly(probe string, attributes ...string) Options {
 	return Options{
 		Enabled:     func(spec *Spec) bool { return spec.Name == probe },
 		Attributes:  attributes,
-		SeriesLimit: unlessInMatrix(2000, 200),
+		SeriesLimit: scaled(2000, 200),
 		MemoryLimit: 64 << 20,
 	}
 }
@@ -185,7 +193,7 @@ func read(t testing.TB, set *Set) *Snapshot {
 	for _, status := range snapshot.Probes {
 		for _, missed := range status.Missed {
 			if missed.Count != 0 {
-				t.Errorf("probe %s missed %d events: %s", status.Probe, missed.Count, missed.Reason)
+				t.Errorf("probe %s missed %d events: %s %s", status.Probe, missed.Count, missed.Reason, missed.Program)
 			}
 		}
 	}

@@ -62,10 +62,12 @@ func number(arguments []string, n int) int {
 	return value
 }
 
-// giveUp ends a helper in a way that no test expects.
+// gaveUp is the exit code of a helper that could not do what it was asked to.
+const gaveUp = 99
+
 func giveUp(err error) {
 	fmt.Fprintln(os.Stderr, "helper:", err)
-	os.Exit(99)
+	os.Exit(gaveUp)
 }
 
 // helpExit exits with a code.
@@ -236,7 +238,7 @@ func helpLoad([]string) {
 // testProcess is a helper that runs.
 type testProcess struct {
 	*exec.Cmd
-	input io.Closer // nil: it ends with the test
+	input io.Closer
 }
 
 // helper prepares a helper to run in a cgroup, or where the test runs if there is none.

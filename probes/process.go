@@ -20,7 +20,7 @@ func process() *Spec {
 		Load:        bpf.LoadProcess,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			if env.Kernel.groupDead() {
-				spec.Maps["exited"].MaxEntries = 1
+				spec.Maps["exited"].MaxEntries = 1 // not used
 			}
 			return nil
 		},

@@ -23,7 +23,6 @@ func scheduler() *Spec {
 		Version:     "1",
 		Load:        bpf.LoadScheduler,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
-			delete(spec.Maps, "exited") // the process probe's; see bpf/compat.bpf.h
 			spec.Maps["slot_cache"].MaxEntries *= uint32(env.Kernel.PossibleCPUs)
 			if env.Kernel.taskStorage() {
 				spec.Maps["task_states_by_address"].MaxEntries = 1

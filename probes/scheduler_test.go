@@ -123,7 +123,7 @@ func TestAgainstProcStat(t *testing.T) {
 	}
 	opened := fields(t, "/proc/stat")
 	endLoad := runLoad(t)
-	begin, round := time.Now(), time.Duration(unlessInMatrix(10, 4))*time.Second/20
+	begin, round := time.Now(), time.Duration(scaled(10, 4))*time.Second/20
 	for n := range 21 {
 		if n == 20 { // at rest the bracket is narrow
 			endLoad()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -47,7 +48,11 @@ type loaded struct {
 	coll    *ebpf.Collection
 	links   []io.Closer
 	ledgers []*ledger
+	skips   map[string]skips // by program
 }
+
+// skips is how many events a program was skipped for, at the last snapshot and as told.
+type skips struct{ before, told uint64 }
 
 // Load loads and attaches the enabled probes of a plan. A probe that cannot be is told in every snapshot and stops no
 // other; the error is for what all of them need. Nothing is counted before Open.
@@ -68,7 +73,7 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	for i := range plan.Probes {
-		probe := &loaded{ProbePlan: &plan.Probes[i], state: Disabled}
+		probe := &loaded{ProbePlan: &plan.Probes[i], state: Disabled, skips: make(map[string]skips)}
 		s.probes = append(s.probes, probe)
 		if !probe.Enabled {
 			continue
@@ -162,7 +167,9 @@ func (s *Set) load(probe *loaded, options Options, start uint64) error {
 // attach attaches every program of a collection to its tracepoint, then runs its iterators once.
 func attach(spec *ebpf.CollectionSpec, coll *ebpf.Collection) (links []io.Closer, err error) {
 	var iterators []*ebpf.Program
-	for name, program := range coll.Programs {
+	// By name, so that a program comes before the one that handles what it is skipped for.
+	for _, name := range slices.Sorted(maps.Keys(coll.Programs)) {
+		program := coll.Programs[name]
 		if spec.Programs[name].AttachType == ebpf.AttachTraceIter {
 			iterators = append(iterators, program)
 			continue
@@ -271,7 +278,7 @@ func (s *Set) Snapshot() (*Snapshot, error) {
 					status.Events += events
 				}
 			}
-			if status.Missed, err = missed(probe.coll); err != nil {
+			if status.Missed, err = probe.missed(); err != nil {
 				return nil, fmt.Errorf("probe %s: %w", probe.Spec.Name, err)
 			}
 		}
@@ -408,24 +415,51 @@ func (s *Set) Acknowledge(snapshot *Snapshot) {
 // missReasons are those of enum missed_reason in bpf/series.bpf.h, in its order.
 var missReasons = [...]MissReason{Update, Storage, Unmatched}
 
-// missed reads what the programs of a collection missed, by their own count and the kernel's.
-func missed(coll *ebpf.Collection) ([]Missed, error) {
-	var counts [len(missReasons)]uint64
-	if err := coll.Variables["missed"].Get(&counts); err != nil {
-		return nil, fmt.Errorf("read missed: %w", err)
-	}
+// missed reads what the programs of the probe missed, by their own count and the kernel's.
+func (p *loaded) missed() ([]Missed, error) {
 	var all []Missed
-	for _, name := range slices.Sorted(maps.Keys(coll.Programs)) {
-		stats, err := coll.Programs[name].Stats()
-		if err != nil {
-			return nil, fmt.Errorf("read the statistics of %s: %w", name, err)
+	for _, name := range slices.Sorted(maps.Keys(p.coll.Programs)) {
+		if strings.HasSuffix(name, againSuffix) {
+			continue
 		}
-		all = append(all, Missed{Reason: Recursion, Program: name, Count: stats.RecursionMisses})
+		skipped, err := p.skipped(name)
+		if err != nil {
+			return nil, fmt.Errorf("read the misses of %s: %w", name, err)
+		}
+		all = append(all, Missed{Reason: Recursion, Program: name, Count: skipped})
+	}
+	var counts [len(missReasons)]uint64
+	if err := p.coll.Variables["missed"].Get(&counts); err != nil {
+		return nil, fmt.Errorf("read missed: %w", err)
 	}
 	for i, reason := range missReasons {
 		all = append(all, Missed{Reason: reason, Count: counts[i]})
 	}
 	return all, nil
+}
+
+// skipped is how many events the kernel skipped a program for, less those that its second handled. An event that is still
+// on its way from the one to the other is told by the next snapshot if it was lost, so that the figure never falls.
+func (p *loaded) skipped(program string) (uint64, error) {
+	paired := p.coll.Programs[program+againSuffix] != nil
+	var recovered uint64
+	if paired {
+		// Before the misses: what is recovered was missed before.
+		if err := p.coll.Variables[program+"_recovered"].Get(&recovered); err != nil {
+			return 0, err
+		}
+	}
+	stats, err := p.coll.Programs[program].Stats()
+	if err != nil {
+		return 0, err
+	}
+	if !paired {
+		return stats.RecursionMisses, nil
+	}
+	s := p.skips[program]
+	now := stats.RecursionMisses - min(recovered, stats.RecursionMisses)
+	p.skips[program] = skips{before: now, told: max(s.told, min(s.before, now))}
+	return p.skips[program].told, nil
 }
 
 // Close detaches the programs and frees their memory.
