@@ -33,17 +33,17 @@ func TestStorm(t *testing.T) {
 	copyFile(t, "/bin/true", program)
 	parent, path := newCgroup(t, fmt.Sprintf("storm-%d", os.Getpid()))
 
-	each(processes/2, 4, func(i int) {
+	each(processes/2, func(i int) {
 		runOnce(t, program, fmt.Sprintf("name-%06d", i))
 	})
-	each(cgroups/2, 4, func(i int) { runInCgroup(t, program, filepath.Join(parent, fmt.Sprint("cgroup-", i))) })
+	each(cgroups/2, func(i int) { runInCgroup(t, program, filepath.Join(parent, fmt.Sprint("cgroup-", i))) })
 	settled := residentSet(t, sidecar.Process.Pid)
 
 	c.stop(t)
-	each(processes/2, 4, func(i int) {
+	each(processes/2, func(i int) {
 		runOnce(t, program, fmt.Sprintf("name-%06d", processes/2+i))
 	})
-	each(cgroups/2, 4, func(i int) { runInCgroup(t, program, filepath.Join(parent, fmt.Sprint("cgroup-", cgroups/2+i))) })
+	each(cgroups/2, func(i int) { runInCgroup(t, program, filepath.Join(parent, fmt.Sprint("cgroup-", cgroups/2+i))) })
 	c.start(t)
 
 	time.Sleep(5 * time.Second)
@@ -87,11 +87,11 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// each calls f for every number below n, some at a time.
-func each(n, parallel int, f func(int)) {
+// each calls f for every number below n, four at a time.
+func each(n int, f func(int)) {
 	numbers := make(chan int)
 	var workers sync.WaitGroup
-	for range parallel {
+	for range 4 {
 		workers.Go(func() {
 			for i := range numbers {
 				f(i)
