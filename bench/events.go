@@ -200,7 +200,7 @@ func byKernel(e event, batch func() (float64, error)) (float64, error) {
 	total := 0.0
 	var before []*ebpf.ProgramStats
 	for _, p := range programs {
-		defer p.Close() //nolint:errcheck // only a file descriptor
+		defer p.Close()
 		stats, err := p.Stats()
 		if err != nil {
 			return 0, err

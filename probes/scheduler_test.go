@@ -72,20 +72,20 @@ var hidesManager = sync.OnceValues(func() (bool, error) {
 		return false, err
 	}
 	for range 300 {
-		var n uint64
-		if err := seen.Lookup(uint32(0), &n); err != nil {
-			return false, err
-		}
 		now, err := countTasks(1)
 		if err != nil {
 			return false, err
 		}
-		if n > 0 || now.switches() > before.switches()+10 {
+		time.Sleep(10 * time.Millisecond) // what the kernel has counted goes on to the program
+		var n uint64
+		if err := seen.Lookup(uint32(0), &n); err != nil {
+			return false, err
+		}
+		if n > 0 || now.switches() > before.switches() {
 			return n == 0, nil
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	return false, nil // it does nothing
+	return true, nil // nothing to see: it may be so, and makes little difference
 })
 
 // hiddenSwitches is how many switches the machine hides, since its start; 0 almost everywhere.
@@ -113,8 +113,8 @@ func TestAgainstProcStat(t *testing.T) {
 	hidden := hiddenSwitches(t)
 	var hiddenForks uint64
 	if hidden > 0 {
-		t.Log("this machine hides process 1: its switches are left out, and up to 20 processes that it starts")
-		hiddenForks = 20
+		t.Log("process 1 is hidden: its switches are left out, and up to 50 processes that it starts")
+		hiddenForks = 50
 	}
 	closed := fields(t, "/proc/stat")
 	settle(t)
@@ -305,7 +305,7 @@ func TestSchedulerAgainstProc(t *testing.T) {
 				count, ns := durations(t, snapshot, runQueue, in(group))
 				if lost := hiddenSwitches(t) - hidden; lost > 0 {
 					// Some were to the process: waits that are part of its next one, if one came.
-					t.Logf("this machine hid %d switches", lost)
+					t.Logf("%d switches of process 1 are hidden", lost)
 					within(t, "waits", count, want.slices-lost, want.slices)
 					within(t, "ns waited", ns, 0, want.delay)
 				} else {
