@@ -155,6 +155,9 @@ func addSum[N int64 | float64](c *console, t *table, scope instrumentation.Scope
 		p := &a.DataPoints[i]
 		v := float64(p.Value)
 		rate := c.rate(rowKey{scope, name, p.Attributes.Equivalent()}, p.StartTime, p.Time, v)
+		if v == 0 {
+			continue // nothing to see
+		}
 		t.rows = append(t.rows, row{attributesText(&p.Attributes), rate, v, []string{f.value(v), f.rate(rate)}})
 	}
 }
@@ -163,6 +166,9 @@ func addGauge[N int64 | float64](t *table, f format, a metricdata.Gauge[N]) {
 	t.columns = []string{"value"}
 	for i := range a.DataPoints {
 		p := &a.DataPoints[i]
+		if p.Value == 0 {
+			continue
+		}
 		t.rows = append(t.rows, row{attributesText(&p.Attributes), 0, float64(p.Value), []string{f.value(float64(p.Value))}})
 	}
 }
