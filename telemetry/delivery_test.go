@@ -39,7 +39,7 @@ func TestManySeries(t *testing.T) {
 	url := r.serve(t, "127.0.0.1:0") // refuses what is larger than 4 MiB
 	source := newSource(t, manySeries(n)...)
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "long="+strings.Repeat("x", 20_000))
-	p, log := start(t, Options{OTLP: &OTLP{Endpoint: url}, ExportTimeout: time.Minute}, source)
+	p, log := start(t, Options{OTLP: &OTLP{Endpoint: url, Timeout: time.Minute}, ExportTimeout: time.Minute}, source)
 	flush(t, p)
 	requests, sent := r.take()
 	checkManySeries(t, requests, n)

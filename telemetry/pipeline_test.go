@@ -451,7 +451,6 @@ func TestStartErrors(t *testing.T) {
 	}{
 		"nothing to export to": {Options{}, "no exporter"},
 		"interval":             {Options{OTLP: &OTLP{Endpoint: "http://localhost:4317"}, Interval: -1}, "positive"},
-		"no scheme":            {Options{OTLP: &OTLP{Endpoint: "localhost:4317"}}, "http:// or https://"},
 		"compression":          {Options{OTLP: &OTLP{Endpoint: "http://localhost:4317", Compression: "zip"}}, "gzip or none"},
 		"no such file":         {Options{OTLP: &OTLP{Endpoint: "https://localhost:4317", TLS: TLS{CAFile: "/nonexistent"}}}, "/nonexistent"},
 		"half a key pair":      {Options{OTLP: &OTLP{Endpoint: "https://localhost:4317", TLS: TLS{CertFile: "x"}}}, "both"},
