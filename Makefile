@@ -8,7 +8,8 @@ export PATH := $(dir $(GO)):$(PATH)
 export CGO_ENABLED ?= 0
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-BUILD := $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# grpcnotrace leaves out a debugging page of gRPC's, and 3 MiB with it.
+BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help run build generate check-generate fmt lint test test-long bench image clean

@@ -132,31 +132,56 @@ func openSet(options probes.Options) (*probes.Set, error) {
 }
 
 const (
-	rounds       = 11
-	roundBatches = 25
+	programRounds = 15
+	wallRounds    = 31 // other load shows more
+	roundBatches  = 20
 )
 
-// compare measures the contenders in turns. It returns for each the median of its rounds, each of which is the least of its
-// batches. The least of all would be that of the round with the most luck.
-func compare(e event, cpus int, contenders []contender, measure meter) ([]float64, error) {
-	figures := make([][]float64, len(contenders))
+// figures are those of one contender, by round.
+type figures []float64
+
+// compare measures the contenders in turns, every round each of them. A figure is the least of a round's batches.
+func compare(e event, cpus, rounds int, contenders []contender, measure meter) ([]figures, error) {
+	all := make([]figures, len(contenders))
+	for i := range all {
+		all[i] = make(figures, rounds)
+	}
 	for round := range rounds {
 		for turn := range contenders {
 			i := (round + turn) % len(contenders)
-			figure, err := measureRound(e, cpus, contenders[i], measure)
-			if err != nil {
+			var err error
+			if all[i][round], err = measureRound(e, cpus, contenders[i], measure); err != nil {
 				return nil, fmt.Errorf("%s: %w", contenders[i].name, err)
 			}
-			figures[i] = append(figures[i], figure)
 		}
 	}
-	medians := make([]float64, len(contenders))
-	for i, all := range figures {
-		slices.Sort(all)
-		medians[i] = all[len(all)/2]
-	}
-	return medians, nil
+	return all, nil
 }
+
+func (f figures) median() float64 { return f.quantile(1, 2) }
+
+// quantile is the figure that so large a part of them is below.
+func (f figures) quantile(part, of int) float64 {
+	return slices.Sorted(slices.Values(f))[len(f)*part/of]
+}
+
+// spread is the median, and how far the middle half of the figures is from it.
+func (f figures) spread() string {
+	return fmt.Sprintf("%.0f ± %.0f", f.median(), (f.quantile(3, 4)-f.quantile(1, 4))/2)
+}
+
+// with makes a figure of the two of each round, which knew the same machine.
+func (f figures) with(others figures, combine func(figure, other float64) float64) figures {
+	combined := make(figures, len(f))
+	for round := range f {
+		combined[round] = combine(f[round], others[round])
+	}
+	return combined
+}
+
+func above(figure, other float64) float64 { return figure - other }
+
+func ratio(figure, other float64) float64 { return figure / other }
 
 // meter runs a batch and returns the cost of an event in ns.
 type meter func(e event, batch func() (float64, error)) (float64, error)
@@ -274,7 +299,7 @@ func inProgram() section {
 		title: "An event, in the programs",
 		about: `What the programs at the hook take, in ns an event, by the kernel's run-time statistics (BPF_STATS_RUN_TIME). Reading
 the clock twice is in the figure of the empty program too, so that the difference is what ours do. fork, exec and exit are
-those of ` + "`true`" + `, one after the other, and find the caches cold. ` + statistic + contention,
+those of ` + "`true`" + `, one after the other, and find the caches cold. ` + statistic(programRounds) + contention,
 		columns: []string{"Event (probe)", "CPUs", "Empty", "Ours", "Ours above empty"},
 		rows: []row{
 			inProgramRow(switching, 1), inProgramRow(switching, contending),
@@ -285,10 +310,15 @@ those of ` + "`true`" + `, one after the other, and find the caches cold. ` + st
 	}
 }
 
-var statistic = fmt.Sprintf("A figure is the median\nof %d rounds, each the least of %d batches. ", rounds, roundBatches)
+// statistic says what a figure of compare is.
+func statistic(rounds int) string {
+	return fmt.Sprintf(`A figure is the median of %d rounds, of
+each the least of %d batches; what is above or to another is the median of the rounds' own, ± half of what the middle half
+of them spans. `, rounds, roundBatches)
+}
 
-var contention = fmt.Sprintf("With the load on %d CPUs\n(at most 4; the machine has %d), all of them count in one series.",
-	contending, runtime.NumCPU())
+var contention = fmt.Sprintf(`With the load on %d CPUs (at most 4; the
+machine has %d), all of them count in one series.`, contending, runtime.NumCPU())
 
 func inProgramRow(e event, cpus int) row {
 	return row{fmt.Sprintf("%s (%s)", e.name, e.probe), func() ([]string, error) {
@@ -297,12 +327,13 @@ func inProgramRow(e event, cpus int) row {
 			return nil, err
 		}
 		defer stats.Close()
-		ns, err := compare(e, cpus, []contender{empty, ours}, byKernel)
+		ns, err := compare(e, cpus, programRounds, []contender{empty, ours}, byKernel)
 		if err != nil {
 			return nil, err
 		}
 		return []string{
-			strconv.Itoa(cpus), nanoseconds(ns[0]), nanoseconds(ns[1]), nanoseconds(ns[1] - ns[0]),
+			strconv.Itoa(cpus), nanoseconds(ns[0].median()), nanoseconds(ns[1].median()),
+			ns[1].with(ns[0], above).spread(),
 		}, nil
 	}}
 }
@@ -312,7 +343,7 @@ func wallTime() section {
 	return section{
 		title: "A context switch, on the clock",
 		about: `Two threads on one CPU wait for each other by two pipes; ns a switch, with the system calls that cause it. ` +
-			statistic + contention,
+			statistic(wallRounds) + contention,
 		columns: []string{"Event (probe)", "CPUs", "Nothing attached", "Empty", "Ours", "Ours above empty", "Ours to nothing"},
 		rows:    []row{wallTimeRow(switching, 1), wallTimeRow(switching, contending)},
 	}
@@ -320,13 +351,14 @@ func wallTime() section {
 
 func wallTimeRow(e event, cpus int) row {
 	return row{fmt.Sprintf("%s (%s)", e.name, e.probe), func() ([]string, error) {
-		ns, err := compare(e, cpus, []contender{nothing, empty, ours}, byWall)
+		ns, err := compare(e, cpus, wallRounds, []contender{nothing, empty, ours}, byWall)
 		if err != nil {
 			return nil, err
 		}
 		return []string{
-			strconv.Itoa(cpus), nanoseconds(ns[0]), nanoseconds(ns[1]), nanoseconds(ns[2]),
-			nanoseconds(ns[2] - ns[1]), fmt.Sprintf("%.3f", ns[2]/ns[0]),
+			strconv.Itoa(cpus), nanoseconds(ns[0].median()), nanoseconds(ns[1].median()), nanoseconds(ns[2].median()),
+			ns[2].with(ns[1], above).spread(),
+			fmt.Sprintf("%.3f", ns[2].with(ns[0], ratio).median()),
 		}, nil
 	}}
 }

@@ -31,8 +31,8 @@ func writeHeader(w io.Writer) error {
 
 Written by `+"`sudo make bench`"+`, which measures it all again on your machine.
 
-What is compared is measured in rounds that take turns. Other load only adds to a time, so the least times are quoted; each
-table says of how many. A target is followed by whether it is met.
+What is compared takes turns in rounds. Other load only adds to a time, hence the least of several; each table says of how
+many. A target is followed by whether it is met.
 
 | | |
 |---|---|

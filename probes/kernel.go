@@ -18,6 +18,7 @@ type Kernel struct {
 	PossibleCPUs int
 	version      uint32 // as LINUX_VERSION_CODE
 	btf          *btf.Spec
+	types        *btf.Cache // so that it is read once
 }
 
 // RunningKernel looks at the kernel that it runs on. The error says what is missing when it has no BTF.
@@ -34,7 +35,8 @@ func RunningKernel() (*Kernel, error) {
 	if k.version, err = features.LinuxVersionCode(); err != nil {
 		return nil, fmt.Errorf("read the kernel's version: %w", err)
 	}
-	if k.btf, err = btf.LoadKernelSpec(); err != nil {
+	k.types = btf.NewCache()
+	if k.btf, err = k.types.Kernel(); err != nil {
 		return nil, fmt.Errorf("read the BTF of kernel %s: %w (a kernel built with CONFIG_DEBUG_INFO_BTF=y has it, "+
 			"in /sys/kernel/btf/vmlinux)", k.Release, err)
 	}
@@ -68,7 +70,7 @@ func (k *Kernel) prevState() bool { return k.hasArgument("sched_switch", 4) }
 
 func (k *Kernel) groupDead() bool { return k.hasArgument("sched_process_exit", 2) }
 
-func (k *Kernel) taskStorage() bool { return features.HaveMapType(ebpf.TaskStorage) == nil }
+func (k *Kernel) taskStorage() bool { return k.atLeast(5, 12) }
 
 func (k *Kernel) taskStorageAnywhere() bool { return k.atLeast(6, 4) }
 

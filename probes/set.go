@@ -64,7 +64,7 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{plan: plan, wall: wall}
-	if err := s.loadShared(); err != nil {
+	if err := s.loadShared(kernel); err != nil {
 		return nil, errors.Join(fmt.Errorf("load what all probes share: %w", explain(err, "Linux 5.10 with BTF and cgroups", kernel)), s.Close())
 	}
 	s.identify = identifier(s.index, options)
@@ -79,7 +79,7 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 			continue
 		}
 		metrics := len(s.metrics)
-		if err := s.load(probe, options, start); err != nil {
+		if err := s.load(probe, options, start, kernel); err != nil {
 			s.metrics = s.metrics[:metrics]
 			probe.state = Failed
 			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) {
@@ -95,7 +95,7 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 }
 
 // loadShared loads the workload collection: the maps that all probes share, and the program that sees cgroups removed.
-func (s *Set) loadShared() error {
+func (s *Set) loadShared(kernel *Kernel) error {
 	spec, err := bpf.LoadWorkload()
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (s *Set) loadShared() error {
 	if err := s.plan.cgroups.Configure(spec, cgroupsTable); err != nil {
 		return err
 	}
-	if s.shared, err = ebpf.NewCollection(spec); err != nil {
+	if s.shared, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: kernel.types}); err != nil {
 		return err
 	}
 	if s.table, err = series.Open(s.shared, cgroupsTable, s.plan.cgroups); err != nil {
@@ -119,7 +119,7 @@ var sharedMaps = []string{
 	".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
 }
 
-func (s *Set) load(probe *loaded, options Options, start uint64) error {
+func (s *Set) load(probe *loaded, options Options, start uint64, kernel *Kernel) error {
 	if probe.Err != nil {
 		return probe.Err
 	}
@@ -138,6 +138,7 @@ func (s *Set) load(probe *loaded, options Options, start uint64) error {
 	var err error
 	if probe.coll, err = ebpf.NewCollectionWithOptions(probe.spec, ebpf.CollectionOptions{
 		MapReplacements: replacements,
+		Cache:           kernel.types,
 	}); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
