@@ -34,7 +34,7 @@ var workingDirectory = filepath.Join(os.TempDir(), fmt.Sprintf("sidecar-bench-%d
 // binary builds the sidecar as it is released.
 var binary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(workingDirectory, "sidecar")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path,
+	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path,
 		"github.com/ebpf-sidecar/sidecar/cmd/sidecar")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
@@ -341,7 +341,7 @@ func idle() section {
 func binarySize() section {
 	return section{
 		title:   "The binary",
-		about:   "Built with `CGO_ENABLED=0 go build -trimpath -ldflags \"-s -w\"`.",
+		about:   "Built with `CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags \"-s -w\"`.",
 		columns: []string{"What", "Figure", "Target"},
 		rows: []row{{"size", func() ([]string, error) {
 			path, err := binary()
