@@ -10,11 +10,12 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
 	"go.opentelemetry.io/otel/attribute"
 	otel "go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v2" histogram testdata/histogram.bpf.c
@@ -99,12 +100,7 @@ type recorder struct {
 
 func newRecorder(t testing.TB) recorder {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to load a BPF program")
-	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
+	kerneltest.NeedRoot(t)
 	spec, err := loadHistogram()
 	if err != nil {
 		t.Fatal(err)

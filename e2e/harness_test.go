@@ -22,6 +22,8 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // helperVariable makes the test binary one of the helper programs of helperMain.
@@ -39,8 +41,8 @@ func TestMain(m *testing.M) {
 
 func testMain(m *testing.M) int {
 	if os.Geteuid() != 0 {
-		fmt.Println("skipped: these tests load BPF programs; run them as root")
-		return 0
+		fmt.Fprintln(os.Stderr, "these tests load BPF programs, which takes root (sudo make test)")
+		return 1
 	}
 	directory, err := os.MkdirTemp("", "sidecar-e2e")
 	if err != nil {
@@ -307,28 +309,12 @@ func hasAll(attributes []*common.KeyValue, with []string) bool {
 // newCgroup makes a cgroup below the root of the default hierarchy and returns its directory and its path in the hierarchy.
 func newCgroup(t testing.TB, name string) (directory, path string) {
 	t.Helper()
-	directory = filepath.Join(cgroupMount(t), name)
+	directory = filepath.Join(kerneltest.Hierarchy(t), name)
 	if err := os.Mkdir(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(directory) })
 	return directory, "/" + name
-}
-
-func cgroupMount(t testing.TB) string {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(after, "cgroup2 ") {
-			return strings.Fields(before)[4]
-		}
-	}
-	t.Fatal("no cgroup2 file system is mounted")
-	return ""
 }
 
 // inCgroup makes a command start in a cgroup. The directory may be closed once it has.

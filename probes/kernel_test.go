@@ -18,8 +18,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // inMatrix tells whether this is a virtual machine of the kernel matrix: its CPUs are emulated, hence slow, and it has no
@@ -48,48 +49,11 @@ func random(t testing.TB, what string, low, high int) int {
 	return n
 }
 
-// needRoot skips a test that loads programs if the one who runs it is not root. As root, what is missing fails.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to load BPF programs and to make cgroups")
-	}
-}
-
-// needKernel skips a test of what only kernels from a version on have.
-func needKernel(t testing.TB, major, minor uint32, why string) {
-	t.Helper()
-	version, err := features.LinuxVersionCode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if version < major<<16|minor<<8 {
-		t.Skipf("needs Linux %d.%d: %s", major, minor, why)
-	}
-}
-
 // testCgroup is a cgroup of the test's own on the default hierarchy.
 type testCgroup struct {
 	path string // absolute, in the file system
 	name string // from the mount on: the end of its path in the kernel's eyes
 	file *os.File
-}
-
-// hierarchy is where the default (v2) hierarchy is mounted.
-func hierarchy(t testing.TB) string {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		mount, fileSystem, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(fileSystem, "cgroup2 ") {
-			return strings.Fields(mount)[4] // proc_pid_mountinfo(5)
-		}
-	}
-	t.Fatal("no cgroup2 file system is mounted")
-	return ""
 }
 
 // newCgroup makes a cgroup of a name that nobody has, with a suffix; it goes with the test at the latest.
@@ -101,7 +65,7 @@ func newCgroup(t testing.TB, suffix string) *testCgroup {
 // makeCgroup makes the cgroup of a name, which begins with a slash.
 func makeCgroup(t testing.TB, name string) *testCgroup {
 	t.Helper()
-	c := &testCgroup{path: hierarchy(t) + name, name: name}
+	c := &testCgroup{path: kerneltest.Hierarchy(t) + name, name: name}
 	if err := os.Mkdir(c.path, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +126,7 @@ func open(t testing.TB, options Options) *Set {
 // loadSpecs loads any probes, which need not run.
 func loadSpecs(t testing.TB, specs []*Spec, options Options) *Set {
 	t.Helper()
-	needRoot(t)
+	kerneltest.NeedRoot(t)
 	kernel, err := RunningKernel()
 	if err != nil {
 		t.Fatal(err)

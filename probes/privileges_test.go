@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // nobody is the user that owns nothing.
@@ -19,7 +21,7 @@ const nobody = 65534
 
 // TestPrivileges loads the probes as a user who owns nothing, where no tracefs is mounted.
 func TestPrivileges(t *testing.T) {
-	needRoot(t)
+	kerneltest.NeedRoot(t)
 	programs := newExecutables(t)
 	for _, test := range []struct {
 		name         string

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // broken is the process probe under another name, with one program instead of its own.
@@ -137,8 +138,8 @@ func TestPlan(t *testing.T) {
 
 // TestPlanAgainstKernel compares what a plan says that the maps take with the kernel's own account.
 func TestPlanAgainstKernel(t *testing.T) {
-	needRoot(t)
-	needKernel(t, 6, 4, "before, it did not know what maps take (90a5527d7686)")
+	kerneltest.NeedRoot(t)
+	kerneltest.NeedLinux(t, 6, 4, "before, it did not know what maps take (90a5527d7686)")
 	for _, test := range []struct {
 		series     int
 		attributes []string
@@ -336,7 +337,7 @@ func TestGate(t *testing.T) {
 
 // A set leaves nothing behind.
 func TestClose(t *testing.T) {
-	needRoot(t)
+	kerneltest.NeedRoot(t)
 	descriptors := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

@@ -12,8 +12,8 @@ fi
 
 # Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo; probes has no
 # goroutines, and its test binary is run thousands of times, which the detector makes slow.
-CGO_ENABLED=1 go test -race -count=1 -p 1 $(go list ./... | grep -v '/probes$')
-go test -count=1 ./probes
+CGO_ENABLED=1 go run ./internal/tally -race -count=1 -p 1 $(go list ./... | grep -v '/probes$')
+go run ./internal/tally -count=1 ./probes
 scripts/fuzz.sh 10s
 # A boot takes two to five minutes on a machine of its own, and several times that on a busy one.
-SIDECAR_VM=1 SIDECAR_VM_TIMEOUT=1200 go test -count=1 -timeout 65m -v ./e2e/vm
+SIDECAR_VM_TIMEOUT=1200 go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm

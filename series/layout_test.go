@@ -7,7 +7,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 func TestShards(t *testing.T) {
@@ -52,12 +53,8 @@ func TestLayoutOf(t *testing.T) {
 
 // The kernel says what it takes for a map.
 func TestMemory(t *testing.T) {
-	needRoot(t)
-	if version, err := features.LinuxVersionCode(); err != nil {
-		t.Fatal(err)
-	} else if version < 6<<16|4<<8 {
-		t.Skip("before Linux 6.4 the kernel gives a rough figure only (90a5527d7686)")
-	}
+	kerneltest.NeedRoot(t)
+	kerneltest.NeedLinux(t, 6, 4, "before, it gives a rough figure only of what maps take (90a5527d7686)")
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		t.Fatal(err)

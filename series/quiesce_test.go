@@ -1,7 +1,6 @@
 package series
 
 import (
-	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // A tracing program takes long; Quiesce returns when it has ended, and not before.
@@ -50,10 +51,7 @@ type slow struct {
 
 func newSlow(t testing.TB, duration time.Duration) slow {
 	t.Helper()
-	needRoot(t)
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		t.Skipf("no BTF of the kernel, which tracing programs need: %v", err)
-	}
+	kerneltest.NeedRoot(t)
 	spec, err := loadSample()
 	if err != nil {
 		t.Fatal(err)

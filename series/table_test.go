@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,8 +14,9 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v2" sample testdata/sample.bpf.c
@@ -33,19 +33,9 @@ type sample struct {
 	coll *ebpf.Collection
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to load a BPF program")
-	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func newSample(t testing.TB, slots, shards int) *sample {
 	t.Helper()
-	needRoot(t)
+	kerneltest.NeedRoot(t)
 	spec, err := loadSample()
 	if err != nil {
 		t.Fatal(err)
@@ -454,7 +444,7 @@ func TestLostRace(t *testing.T) {
 			return nil
 		})
 		if cpus == 1 {
-			t.Skip("one CPU cannot race")
+			t.Fatal("one CPU cannot race: give this two")
 		}
 		slots := s.fresh()
 		for _, slot := range slots {

@@ -1,16 +1,15 @@
 package workload
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 	"github.com/ebpf-sidecar/sidecar/series"
 )
 
@@ -34,12 +33,7 @@ func newTree(t testing.TB, slots int) *tree {
 
 func load(t testing.TB, spec *ebpf.CollectionSpec, slots int) (*tree, *ebpf.Collection) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, for BPF")
-	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
+	kerneltest.NeedRoot(t)
 	layout, err := series.LayoutOf(spec, "cgroups")
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,7 @@
 package workload
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 	"github.com/ebpf-sidecar/sidecar/series"
 )
 
@@ -64,21 +63,10 @@ func (x *learner) execute(cgroup string) {
 // makeCgroup makes nested cgroups for the time of a test, in one of the test's own, and returns the innermost.
 func makeCgroup(t testing.TB, names ...string) string {
 	t.Helper()
-	dir := ""
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		var stat unix.Statfs_t
-		if unix.Statfs(root, &stat) == nil && stat.Type == unix.CGROUP2_SUPER_MAGIC {
-			dir = root
-		}
-	}
-	if dir == "" {
-		t.Skip("no cgroup2 in /sys/fs/cgroup")
-	}
+	dir := kerneltest.Hierarchy(t)
 	for _, name := range append([]string{fmt.Sprintf("sidecar-test-%d.slice", os.Getpid())}, names...) {
 		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-			t.Skipf("cgroups cannot be made here: %v", err)
-		} else if err != nil {
+		if err := os.Mkdir(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {

@@ -1,14 +1,10 @@
 package workload
 
 import (
-	"os"
+	"fmt"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Ids as the engines make them.
@@ -196,37 +192,17 @@ func FuzzIdentify(f *testing.F) {
 	})
 }
 
-// Who may make cgroups chooses their names.
-func TestIdentifyIsLinear(t *testing.T) {
-	if os.Getenv("SIDECAR_VM_KERNEL") != "" {
-		t.Skip("times mean little in software emulation, and this needs nothing of the kernel")
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+// Who may make cgroups chooses their names: the throughput must not fall with their length.
+func BenchmarkIdentify(b *testing.B) {
 	for _, part := range []string{"-pod", ":", "a.slice/", "x@", outer} {
-		duration := func(size int) time.Duration {
+		for _, size := range []int{4 << 10, 32 << 10} {
 			path := "/" + strings.Repeat(part, size/len(part))
-			shortest := time.Hour
-			for range 2 {
-				start := threadTime(t)
-				Identify(path)
-				shortest = min(shortest, threadTime(t)-start)
-			}
-			return shortest
-		}
-		// 8 times as long; quadratic would take 64 times as long.
-		if short, long := duration(4<<10), duration(32<<10); long > 32*short {
-			t.Errorf("%q: %v for 4 KiB, %v for 32 KiB", part, short, long)
+			b.Run(fmt.Sprintf("%.8s/%d", part, size), func(b *testing.B) {
+				b.SetBytes(int64(len(path)))
+				for b.Loop() {
+					Identify(path)
+				}
+			})
 		}
 	}
-}
-
-// threadTime is the CPU time of this thread: others may be busy.
-func threadTime(t testing.TB) time.Duration {
-	t.Helper()
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(now.Nano())
 }

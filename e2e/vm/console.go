@@ -1,10 +1,12 @@
 // Package vm runs the test binaries of other packages on the kernels of the matrix, each booted in QEMU.
 //
-//	SIDECAR_VM=1 go test -count=1 -timeout 60m -v ./e2e/vm                          every kernel
-//	SIDECAR_VM=1 go test -count=1 -timeout 60m -v -run TestMatrix/5.10 ./e2e/vm     one of them
+//	go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm                          every kernel
+//	go test -tags matrix -count=1 -timeout 65m -v -run TestMatrix/5.10 ./e2e/vm     one of them
 //	e2e/vm/run.sh newest x.test -- -test.run=TestName                               one binary by hand
 //
-// SIDECAR_VM_PACKAGES names the packages (./bpf ./probes), SIDECAR_VM_TIMEOUT the seconds a boot and its tests may take
+// Test binaries are built with the tag matrix too: what has !matrix needs a program of the host's, or nothing of the kernel.
+//
+// SIDECAR_VM_PACKAGES names the packages (./bpf ./series ./workload ./probes), SIDECAR_VM_TIMEOUT the seconds a boot and its tests may take
 // (600). Consoles are kept in ~/.cache/sidecar/vm, kernels in ~/.cache/sidecar/kernels. Needs qemu-system-x86, cpio,
 // busybox-static and, for kernels that are not in the cache yet, a Debian mirror: see kernels.sh.
 //

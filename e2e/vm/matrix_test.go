@@ -1,3 +1,5 @@
+//go:build matrix
+
 package vm
 
 import (
@@ -41,9 +43,6 @@ const root = "../.."
 const atOnce = 2
 
 func TestMatrix(t *testing.T) {
-	if os.Getenv("SIDECAR_VM") != "1" {
-		t.Skip("boots virtual machines: set SIDECAR_VM=1")
-	}
 	seconds := cmp.Or(os.Getenv("SIDECAR_VM_TIMEOUT"), "600")
 	limit, err := strconv.Atoi(seconds)
 	if err != nil {
@@ -127,7 +126,7 @@ func build(t *testing.T) (binaries []string, suites []suite) {
 		name := strings.ReplaceAll(strings.TrimPrefix(path, module+"/"), "/", "-") + ".test"
 		folder := filepath.Join(t.TempDir(), name)
 		binary := filepath.Join(folder, name)
-		command(t, root, "go", "test", "-c", "-o", binary, path)
+		command(t, root, "go", "test", "-c", "-tags", "matrix", "-o", binary, path)
 		if _, err := os.Stat(binary); err != nil {
 			t.Fatalf("%s has no tests: take it out of SIDECAR_VM_PACKAGES", path)
 		}

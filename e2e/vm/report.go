@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // suite is a test binary and the top-level tests it must report on.
@@ -36,9 +38,12 @@ func (o outcome) problems(suites []suite) []string {
 		}
 		failed := false
 		for _, t := range r.tests {
-			if t.status == "FAIL" {
+			switch {
+			case t.status == "FAIL":
 				failed = true
 				report("%s: %s failed\n%s", s.binary, t.name, strings.Join(t.log, "\n"))
+			case t.status == "SKIP" && !kerneltest.LacksFeature(t.reason()):
+				report("%s: %s was skipped, and not for a feature that the kernel lacks: %s", s.binary, t.name, t.reason())
 			}
 		}
 		for _, name := range s.tests {
@@ -52,6 +57,20 @@ func (o outcome) problems(suites []suite) []string {
 		}
 	}
 	return found
+}
+
+// counts tells how many tests and subtests passed, failed and were skipped.
+func (c console) counts() string {
+	if len(c.runs) == 0 {
+		return ""
+	}
+	of := map[string]int{}
+	for _, r := range c.runs {
+		for _, t := range r.tests {
+			of[t.status]++
+		}
+	}
+	return fmt.Sprintf("%d/%d/%d", of["PASS"], of["FAIL"], of["SKIP"])
 }
 
 // end returns the lines that tell best why a run ended: those from a panic on, else the last ones.
@@ -101,6 +120,7 @@ func table(outcomes []outcome, suites []suite) string {
 			})
 		}
 	}
+	line("passed/failed/skipped", func(o outcome) string { return o.console.counts() })
 	line("release", func(o outcome) string { return o.console.release })
 	line("possible CPUs", func(o outcome) string { return o.console.possible })
 	line("boot, seconds", func(o outcome) string { return o.console.uptime })

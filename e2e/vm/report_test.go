@@ -17,15 +17,19 @@ func with(exit string, tests ...test) outcome {
 
 func TestProblems(t *testing.T) {
 	passA, passB := test{name: "TestA", status: "PASS"}, test{name: "TestB", status: "PASS"}
-	skipB := test{name: "TestB", status: "SKIP", log: []string{"    b_test.go:7: needs 5.19"}}
+	skipB := test{name: "TestB", status: "SKIP", log: []string{"    b_test.go:7: needs Linux 5.19: contention_begin"}}
 	failB := test{name: "TestB", status: "FAIL", log: []string{"    b_test.go:7: bad"}}
 	failSub := test{name: "TestB/x", status: "FAIL"}
 	for name, c := range map[string]struct {
 		outcome outcome
 		want    []string // what each problem begins with
 	}{
-		"all passed":         {with("0", passA, passB), nil},
-		"one skipped":        {with("0", passA, skipB), nil},
+		"all passed":  {with("0", passA, passB), nil},
+		"one skipped": {with("0", passA, skipB), nil},
+		"tool missing": {
+			with("0", passA, test{name: "TestB", status: "SKIP", log: []string{"    b_test.go:7: no runqlat"}}),
+			[]string{"probes.test: TestB was skipped"},
+		},
 		"one failed":         {with("1", passA, failB), []string{"probes.test: TestB failed\n    b_test.go:7: bad"}},
 		"a subtest failed":   {with("1", passA, failB, failSub), []string{"probes.test: TestB failed", "probes.test: TestB/x failed"}},
 		"one without result": {with("0", passA), []string{"probes.test: TestB has no result"}},
@@ -72,7 +76,7 @@ func TestEnd(t *testing.T) {
 
 func TestTable(t *testing.T) {
 	skip := func(name string) test {
-		return test{name: name, status: "SKIP", log: []string{"    b_test.go:7: needs 5.19"}}
+		return test{name: name, status: "SKIP", log: []string{"    b_test.go:7: needs Linux 5.19: contention_begin"}}
 	}
 	outcomes := []outcome{
 		with("0", test{name: "TestA", status: "PASS"}, test{name: "TestA/x", status: "PASS"}, skip("TestA/y"), skip("TestB")),
@@ -81,15 +85,16 @@ func TestTable(t *testing.T) {
 	}
 	outcomes[0].row = "5.10"
 	want := `
-                5.10      6.1       newest
-probes.TestA    PASS      FAIL      -
-probes.TestA/y  SKIP[1]   -         -
-probes.TestA/x  PASS      FAIL      -
-probes.TestB    SKIP[1]   -         -
-release         6.1.0-56  6.1.0-56  -
-possible CPUs   0-1       0-1       -
-boot, seconds   3.37      3.37      -
-[1] needs 5.19
+                       5.10      6.1       newest
+probes.TestA           PASS      FAIL      -
+probes.TestA/y         SKIP[1]   -         -
+probes.TestA/x         PASS      FAIL      -
+probes.TestB           SKIP[1]   -         -
+passed/failed/skipped  2/0/2     1/2/0     -
+release                6.1.0-56  6.1.0-56  -
+possible CPUs          0-1       0-1       -
+boot, seconds          3.37      3.37      -
+[1] needs Linux 5.19: contention_begin
 `
 	got := "\n" + table(outcomes, suites)
 	if got != want {
