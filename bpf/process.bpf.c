@@ -54,13 +54,13 @@ const volatile bool lifetimes_enabled = true;
 /* Fires right after total_forks++, the kernel workers that sched_process_fork misses included. */
 FOR_EACH_EVENT("task_newtask", process_created)
 {
-	struct task_struct *task = (struct task_struct *)ctx[0];
-	struct cgroup *cgroup = task_cgroup(task);
 	__u64 clone_flags = ctx[1], key;
 	struct creation_cell *cell;
+	struct cgroup *cgroup;
 
 	if (!policy.open || !creations_enabled)
 		return;
+	cgroup = task_cgroup((struct task_struct *)ctx[0]);
 	key = workload_id(cgroup);
 	cell = creations_cell(creations_slot(&key, cgroup));
 	if (cell)
@@ -71,12 +71,13 @@ FOR_EACH_EVENT("task_newtask", process_created)
 FOR_EACH_EVENT("sched_process_exec", process_executed)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	struct cgroup *cgroup = task_cgroup(task);
 	struct execution_key key = {};
 	struct execution_cell *cell;
+	struct cgroup *cgroup;
 
 	if (!policy.open || !executions_enabled)
 		return;
+	cgroup = task_cgroup(task);
 	key.cgroup = workload_id(cgroup);
 	if (by_executable)
 		bpf_probe_read_kernel_str(key.executable, sizeof(key.executable),
@@ -136,20 +137,22 @@ static __always_inline __u32 wait_status(struct task_struct *task)
 FOR_EACH_EVENT("sched_process_exit", process_exited)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	struct cgroup *cgroup = task_cgroup(task);
+	struct cgroup *cgroup;
+	__u64 workload;
 
 	if (!policy.open || !exit_group_dead(ctx, task))
 		return;
+	cgroup = task_cgroup(task);
+	workload = workload_id(cgroup);
 	if (exits_enabled) {
-		struct exit_key key = {.cgroup = workload_id(cgroup), .status = wait_status(task) & ~0x80};
+		struct exit_key key = {.cgroup = workload, .status = wait_status(task) & ~0x80};
 		struct exit_cell *cell = exits_cell(exits_slot(&key, cgroup));
 
 		if (cell)
 			add(&cell->exits, 1);
 	}
 	if (lifetimes_enabled) {
-		__u64 key = workload_id(cgroup);
-		struct lifetime_cell *cell = lifetimes_cell(lifetimes_slot(&key, cgroup));
+		struct lifetime_cell *cell = lifetimes_cell(lifetimes_slot(&workload, cgroup));
 
 		if (cell)
 			lifetime_record(&cell->lifetime, bpf_ktime_get_ns() - task->group_leader->start_time);

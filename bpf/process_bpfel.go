@@ -77,6 +77,12 @@ type ProcessExitsInfo struct {
 	Key     ProcessExitKey
 }
 
+type ProcessHandledEvent struct {
+	_          structs.HostLayout
+	Pid        int32
+	Tracepoint int32
+}
+
 type ProcessLifetimeCell struct {
 	_        structs.HostLayout
 	Lifetime struct {
@@ -128,17 +134,20 @@ const (
 	ProcessMapExitsFree                 = "exits_free"
 	ProcessMapExitsInfo                 = "exits_info"
 	ProcessMapExitsKeys                 = "exits_keys"
+	ProcessMapHandled                   = "handled"
 	ProcessMapLifetimesCells            = "lifetimes_cells"
 	ProcessMapLifetimesFree             = "lifetimes_free"
 	ProcessMapLifetimesInfo             = "lifetimes_info"
 	ProcessMapLifetimesKeys             = "lifetimes_keys"
-	ProcessMapTaken                     = "taken"
 	ProcessProgProcessCreated           = "process_created"
-	ProcessProgProcessCreatedAgain      = "process_created_again"
+	ProcessProgProcessCreatedRetry1     = "process_created_retry1"
+	ProcessProgProcessCreatedRetry2     = "process_created_retry2"
 	ProcessProgProcessExecuted          = "process_executed"
-	ProcessProgProcessExecutedAgain     = "process_executed_again"
+	ProcessProgProcessExecutedRetry1    = "process_executed_retry1"
+	ProcessProgProcessExecutedRetry2    = "process_executed_retry2"
 	ProcessProgProcessExited            = "process_exited"
-	ProcessProgProcessExitedAgain       = "process_exited_again"
+	ProcessProgProcessExitedRetry1      = "process_exited_retry1"
+	ProcessProgProcessExitedRetry2      = "process_exited_retry2"
 	ProcessVarByExecutable              = "by_executable"
 	ProcessVarByWorkload                = "by_workload"
 	ProcessVarCgroupsFull               = "cgroups_full"
@@ -214,12 +223,15 @@ type ProcessSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProcessProgramSpecs struct {
-	ProcessCreated       *ebpf.ProgramSpec `ebpf:"process_created"`
-	ProcessCreatedAgain  *ebpf.ProgramSpec `ebpf:"process_created_again"`
-	ProcessExecuted      *ebpf.ProgramSpec `ebpf:"process_executed"`
-	ProcessExecutedAgain *ebpf.ProgramSpec `ebpf:"process_executed_again"`
-	ProcessExited        *ebpf.ProgramSpec `ebpf:"process_exited"`
-	ProcessExitedAgain   *ebpf.ProgramSpec `ebpf:"process_exited_again"`
+	ProcessCreated        *ebpf.ProgramSpec `ebpf:"process_created"`
+	ProcessCreatedRetry1  *ebpf.ProgramSpec `ebpf:"process_created_retry1"`
+	ProcessCreatedRetry2  *ebpf.ProgramSpec `ebpf:"process_created_retry2"`
+	ProcessExecuted       *ebpf.ProgramSpec `ebpf:"process_executed"`
+	ProcessExecutedRetry1 *ebpf.ProgramSpec `ebpf:"process_executed_retry1"`
+	ProcessExecutedRetry2 *ebpf.ProgramSpec `ebpf:"process_executed_retry2"`
+	ProcessExited         *ebpf.ProgramSpec `ebpf:"process_exited"`
+	ProcessExitedRetry1   *ebpf.ProgramSpec `ebpf:"process_exited_retry1"`
+	ProcessExitedRetry2   *ebpf.ProgramSpec `ebpf:"process_exited_retry2"`
 }
 
 // ProcessMapSpecs contains maps before they are loaded into the kernel.
@@ -243,11 +255,11 @@ type ProcessMapSpecs struct {
 	ExitsFree       *ebpf.MapSpec `ebpf:"exits_free"`
 	ExitsInfo       *ebpf.MapSpec `ebpf:"exits_info"`
 	ExitsKeys       *ebpf.MapSpec `ebpf:"exits_keys"`
+	Handled         *ebpf.MapSpec `ebpf:"handled"`
 	LifetimesCells  *ebpf.MapSpec `ebpf:"lifetimes_cells"`
 	LifetimesFree   *ebpf.MapSpec `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.MapSpec `ebpf:"lifetimes_info"`
 	LifetimesKeys   *ebpf.MapSpec `ebpf:"lifetimes_keys"`
-	Taken           *ebpf.MapSpec `ebpf:"taken"`
 }
 
 // ProcessVariableSpecs contains global variables before they are loaded into the kernel.
@@ -324,11 +336,11 @@ type ProcessMaps struct {
 	ExitsFree       *ebpf.Map `ebpf:"exits_free"`
 	ExitsInfo       *ebpf.Map `ebpf:"exits_info"`
 	ExitsKeys       *ebpf.Map `ebpf:"exits_keys"`
+	Handled         *ebpf.Map `ebpf:"handled"`
 	LifetimesCells  *ebpf.Map `ebpf:"lifetimes_cells"`
 	LifetimesFree   *ebpf.Map `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.Map `ebpf:"lifetimes_info"`
 	LifetimesKeys   *ebpf.Map `ebpf:"lifetimes_keys"`
-	Taken           *ebpf.Map `ebpf:"taken"`
 }
 
 func (m *ProcessMaps) Close() error {
@@ -350,11 +362,11 @@ func (m *ProcessMaps) Close() error {
 		m.ExitsFree,
 		m.ExitsInfo,
 		m.ExitsKeys,
+		m.Handled,
 		m.LifetimesCells,
 		m.LifetimesFree,
 		m.LifetimesInfo,
 		m.LifetimesKeys,
-		m.Taken,
 	)
 }
 
@@ -399,22 +411,28 @@ type ProcessVariables struct {
 //
 // It can be passed to LoadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProcessPrograms struct {
-	ProcessCreated       *ebpf.Program `ebpf:"process_created"`
-	ProcessCreatedAgain  *ebpf.Program `ebpf:"process_created_again"`
-	ProcessExecuted      *ebpf.Program `ebpf:"process_executed"`
-	ProcessExecutedAgain *ebpf.Program `ebpf:"process_executed_again"`
-	ProcessExited        *ebpf.Program `ebpf:"process_exited"`
-	ProcessExitedAgain   *ebpf.Program `ebpf:"process_exited_again"`
+	ProcessCreated        *ebpf.Program `ebpf:"process_created"`
+	ProcessCreatedRetry1  *ebpf.Program `ebpf:"process_created_retry1"`
+	ProcessCreatedRetry2  *ebpf.Program `ebpf:"process_created_retry2"`
+	ProcessExecuted       *ebpf.Program `ebpf:"process_executed"`
+	ProcessExecutedRetry1 *ebpf.Program `ebpf:"process_executed_retry1"`
+	ProcessExecutedRetry2 *ebpf.Program `ebpf:"process_executed_retry2"`
+	ProcessExited         *ebpf.Program `ebpf:"process_exited"`
+	ProcessExitedRetry1   *ebpf.Program `ebpf:"process_exited_retry1"`
+	ProcessExitedRetry2   *ebpf.Program `ebpf:"process_exited_retry2"`
 }
 
 func (p *ProcessPrograms) Close() error {
 	return _ProcessClose(
 		p.ProcessCreated,
-		p.ProcessCreatedAgain,
+		p.ProcessCreatedRetry1,
+		p.ProcessCreatedRetry2,
 		p.ProcessExecuted,
-		p.ProcessExecutedAgain,
+		p.ProcessExecutedRetry1,
+		p.ProcessExecutedRetry2,
 		p.ProcessExited,
-		p.ProcessExitedAgain,
+		p.ProcessExitedRetry1,
+		p.ProcessExitedRetry2,
 	)
 }
 

@@ -78,14 +78,17 @@ func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
 func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
 
-// againSuffix ends the names of the programs that handle what another was skipped for (bpf/preemption.bpf.h).
-const againSuffix = "_again"
+// retrySuffix is in the names of the programs that handle what another was skipped for (bpf/preemption.bpf.h), before their
+// number.
+const retrySuffix = "_retry"
+
+func isRetry(program string) bool { return strings.Contains(program, retrySuffix) }
 
 // configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h, bpf/preemption.bpf.h).
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
 	if !k.preemptibleTracepoints() {
 		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-			return strings.HasSuffix(name, againSuffix)
+			return isRetry(name)
 		})
 	}
 	var errs []error

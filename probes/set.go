@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -420,7 +419,7 @@ var missReasons = [...]MissReason{Update, Storage, Unmatched}
 func (p *loaded) missed() ([]Missed, error) {
 	var all []Missed
 	for _, name := range slices.Sorted(maps.Keys(p.coll.Programs)) {
-		if strings.HasSuffix(name, againSuffix) {
+		if isRetry(name) {
 			continue
 		}
 		skipped, err := p.skipped(name)
@@ -439,12 +438,12 @@ func (p *loaded) missed() ([]Missed, error) {
 	return all, nil
 }
 
-// skipped is how many events the kernel skipped a program for, less those that its second handled. An event that is still
-// on its way from the one to the other is told by the next snapshot if it was lost, so that the figure never falls.
+// skipped is how many events the kernel skipped a program for, less those that its retries handled. An event that is still
+// on its way to them is told by the next snapshot if it was lost, so that the figure never falls.
 func (p *loaded) skipped(program string) (uint64, error) {
-	paired := p.coll.Programs[program+againSuffix] != nil
+	retried := p.coll.Programs[program+retrySuffix+"1"] != nil
 	var recovered uint64
-	if paired {
+	if retried {
 		// Before the misses: what is recovered was missed before.
 		if err := p.coll.Variables[program+"_recovered"].Get(&recovered); err != nil {
 			return 0, err
@@ -454,7 +453,7 @@ func (p *loaded) skipped(program string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !paired {
+	if !retried {
 		return stats.RecursionMisses, nil
 	}
 	s := p.skips[program]
