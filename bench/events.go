@@ -117,7 +117,7 @@ func openSet(options probes.Options) (*probes.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := probes.Load(plan, options, kernel)
+	set, err := probes.Load(plan)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,6 @@ type exported struct {
 	Points   int    // of the source, in each cycle
 	Source   uint64 // resident bytes before the export starts
 	Peak     uint64 // resident bytes at most since
-	Anon     uint64 // resident bytes of its own at the end
 	requests []request
 }
 
@@ -294,7 +293,7 @@ func export(arguments []string) error {
 	}
 	result := exported{
 		Cycles: t.cycles[:len(t.cycles):len(t.cycles)], Points: t.points,
-		Source: before["VmRSS"], Peak: after["VmHWM"], Anon: after["RssAnon"],
+		Source: before["VmRSS"], Peak: after["VmHWM"],
 	}
 	if err := closer.Close(); err != nil {
 		return err
@@ -399,7 +398,7 @@ func realSource(series int) (telemetry.Source, []telemetry.Instrument, io.Closer
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return set, instruments, set, errors.Join(executeNames(series))
+	return set, instruments, set, executeNames(series)
 }
 
 // executeNames executes so many programs that differ only in their names.

@@ -60,18 +60,20 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(output, only string) (err error) {
+func run(output, only string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("loading BPF programs takes root: type sudo make bench")
 	}
 	if output != "" && only != "" {
 		return errors.New("a report of some sections is not for a file: leave out -o or -only")
 	}
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("the sidecar is not built: %w: type make build, in the repository's directory", err)
+	}
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(workingDirectory)) }()
 
 	var report strings.Builder
 	begin := time.Now()

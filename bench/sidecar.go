@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,17 +28,8 @@ const (
 	idleTime = 30 * time.Second
 )
 
-var workingDirectory = filepath.Join(os.TempDir(), fmt.Sprintf("sidecar-bench-%d", os.Getpid()))
-
-// binary builds the sidecar as it is released.
-var binary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(workingDirectory, "sidecar")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path,
-		"github.com/ebpf-sidecar/sidecar/cmd/sidecar")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	return path, build.Run()
-})
+// binary is where make build puts the sidecar.
+const binary = "bin/sidecar"
 
 // running is a sidecar with a receiver in this process, and the time from its execution to what it did first.
 type running struct {
@@ -53,11 +43,7 @@ type running struct {
 
 // runSidecar runs a sidecar of the default configuration, and returns after its first request.
 func runSidecar() (r *running, err error) {
-	path, err := binary()
-	if err != nil {
-		return nil, err
-	}
-	r = &running{command: exec.Command(path, "run", "--strict"), requests: make(chan request, 1000)}
+	r = &running{command: exec.Command(binary, "run", "--strict"), requests: make(chan request, 1000)}
 	var url string
 	if r.receiver, url, err = newReceiver(func(q request) { r.requests <- q }); err != nil {
 		return nil, err
@@ -108,14 +94,10 @@ func (r *running) stop() error {
 type startTimes struct{ version, open, cpu, received time.Duration }
 
 var started = sync.OnceValues(func() ([]startTimes, error) {
-	path, err := binary()
-	if err != nil {
-		return nil, err
-	}
 	var all []startTimes
 	for range starts {
 		begin := monotonic()
-		if err := exec.Command(path, "version").Run(); err != nil {
+		if err := exec.Command(binary, "version").Run(); err != nil {
 			return nil, err
 		}
 		version := time.Duration(monotonic() - begin)
@@ -156,7 +138,7 @@ func loadProbes([]string) error {
 		return err
 	}
 	lap(&times.Plan)
-	set, err := probes.Load(plan, options, kernel)
+	set, err := probes.Load(plan)
 	if err != nil {
 		return err
 	}
@@ -341,14 +323,10 @@ func idle() section {
 func binarySize() section {
 	return section{
 		title:   "The binary",
-		about:   "Built with `CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags \"-s -w\"`.",
+		about:   "Built by `make build`.",
 		columns: []string{"What", "Figure", "Target"},
 		rows: []row{{"size", func() ([]string, error) {
-			path, err := binary()
-			if err != nil {
-				return nil, err
-			}
-			file, err := os.Stat(path)
+			file, err := os.Stat(binary)
 			if err != nil {
 				return nil, err
 			}

@@ -82,7 +82,8 @@ struct {
 
 static __always_inline struct task_state *task_state(struct task_struct *task)
 {
-	struct task_state state = {.run_delay = task->sched_info.run_delay};
+	/* Of a task that never ran, all of it is of its first wait. */
+	struct task_state state = {.run_delay = task->sched_info.pcount ? task->sched_info.run_delay : 0};
 	__u64 address = (__u64)task;
 
 	if (has_task_storage)

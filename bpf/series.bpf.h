@@ -32,7 +32,6 @@ volatile struct policy policy SEC(".data.policy");
 enum missed_reason {
 	MISSED_UPDATE,
 	MISSED_STORAGE,
-	MISSED_UNMATCHED,
 	MISSED_REASONS,
 };
 

@@ -7,19 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wallClock turns the kernel's times, ns of CLOCK_MONOTONIC, into wall times. It is fixed when the probes start, so that a
-// series' start time never changes.
-type wallClock struct{ boot time.Time }
-
-func newWallClock() (wallClock, error) {
-	now, err := monotonic()
-	if err != nil {
-		return wallClock{}, err
-	}
-	return wallClock{boot: time.Now().Add(-time.Duration(now)).Round(0)}, nil
+// moment is one moment on two clocks. CLOCK_MONOTONIC, which the kernel's times are of, does not go on in suspend, nor where
+// the wall clock is set; so what it is in wall time is asked of a moment soon after.
+type moment struct {
+	wall      time.Time
+	monotonic uint64 // ns
 }
 
-func (c wallClock) time(ns uint64) time.Time { return c.boot.Add(time.Duration(ns)) }
+func now() (moment, error) {
+	ns, err := monotonic()
+	return moment{time.Now().Round(0), ns}, err
+}
+
+// wallTime is the wall time of a time of CLOCK_MONOTONIC, in ns.
+func (m moment) wallTime(ns uint64) time.Time { return m.wall.Add(time.Duration(ns - m.monotonic)) }
 
 // monotonic is the time of bpf_ktime_get_ns, in ns.
 func monotonic() (uint64, error) {

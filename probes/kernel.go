@@ -19,6 +19,9 @@ type Kernel struct {
 	version      uint32 // as LINUX_VERSION_CODE
 	btf          *btf.Spec
 	types        *btf.Cache // so that it is read once
+
+	prevState bool // sched_switch passes the state of the task that gives way
+	groupDead bool // sched_process_exit tells whether it is the last thread's
 }
 
 // RunningKernel looks at the kernel that it runs on. The error says what is missing when it has no BTF.
@@ -40,35 +43,33 @@ func RunningKernel() (*Kernel, error) {
 		return nil, fmt.Errorf("read the BTF of kernel %s: %w (a kernel built with CONFIG_DEBUG_INFO_BTF=y has it, "+
 			"in /sys/kernel/btf/vmlinux)", k.Release, err)
 	}
+	if k.prevState, err = k.hasArgument("sched_switch", 4); err != nil {
+		return nil, err
+	}
+	if k.groupDead, err = k.hasArgument("sched_process_exit", 2); err != nil {
+		return nil, err
+	}
 	return k, nil
 }
 
-// tracepointArguments is the number of arguments that a tracepoint passes; an error that wraps btf.ErrNotFound if the kernel
-// has no such tracepoint.
-func (k *Kernel) tracepointArguments(name string) (int, error) {
+// hasArgument tells whether a tracepoint that the kernel has passes that many arguments.
+func (k *Kernel) hasArgument(tracepoint string, number int) (bool, error) {
 	var typedef *btf.Typedef
-	if err := k.btf.TypeByName("btf_trace_"+name, &typedef); err != nil {
-		return 0, fmt.Errorf("kernel %s has no tracepoint %s: %w", k.Release, name, err)
+	if err := k.btf.TypeByName("btf_trace_"+tracepoint, &typedef); errors.Is(err, btf.ErrNotFound) {
+		return false, nil // the probe that attaches to it will tell
+	} else if err != nil {
+		return false, fmt.Errorf("read the type of the tracepoint %s: %w", tracepoint, err)
 	}
 	pointer, ok := typedef.Type.(*btf.Pointer)
 	if !ok {
-		return 0, fmt.Errorf("btf_trace_%s is not a pointer", name)
+		return false, fmt.Errorf("btf_trace_%s is not a pointer", tracepoint)
 	}
 	proto, ok := pointer.Target.(*btf.FuncProto)
 	if !ok {
-		return 0, fmt.Errorf("btf_trace_%s is not a function", name)
+		return false, fmt.Errorf("btf_trace_%s is not a function", tracepoint)
 	}
-	return len(proto.Params) - 1, nil // the first is the tracepoint's own
+	return len(proto.Params) > number, nil // the first is the tracepoint's own
 }
-
-func (k *Kernel) hasArgument(tracepoint string, number int) bool {
-	n, err := k.tracepointArguments(tracepoint)
-	return err == nil && n >= number
-}
-
-func (k *Kernel) prevState() bool { return k.hasArgument("sched_switch", 4) }
-
-func (k *Kernel) groupDead() bool { return k.hasArgument("sched_process_exit", 2) }
 
 func (k *Kernel) taskStorage() bool { return k.atLeast(5, 12) }
 
@@ -77,6 +78,18 @@ func (k *Kernel) taskStorageAnywhere() bool { return k.atLeast(6, 4) }
 func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
 func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
+
+// explain adds what is known of the cause and what to do about it to an error of the kernel's.
+func (k *Kernel) explain(err error, needs string) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, "+
+			"too)", err)
+	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w (lower memory_limit, or raise the limits on the memory and the open files of the process)", err)
+	}
+	return fmt.Errorf("%w (it needs %s; this is %s)", err, needs, k.Release)
+}
 
 // retrySuffix is in the names of the programs that handle what another was skipped for (bpf/preemption.bpf.h), before their
 // number.
@@ -90,16 +103,19 @@ func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
 		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
 			return isRetry(name)
 		})
+		if handled := spec.Maps["handled"]; handled != nil {
+			handled.MaxEntries = 1 // not used
+		}
 	}
 	var errs []error
-	for name, answer := range map[string]func() bool{
+	for name, answer := range map[string]bool{
 		"has_prev_state":              k.prevState,
 		"has_group_dead":              k.groupDead,
-		"has_task_storage":            k.taskStorage,
-		"has_task_storage_anywhere":   k.taskStorageAnywhere,
-		"has_preemptible_tracepoints": k.preemptibleTracepoints,
+		"has_task_storage":            k.taskStorage(),
+		"has_task_storage_anywhere":   k.taskStorageAnywhere(),
+		"has_preemptible_tracepoints": k.preemptibleTracepoints(),
 	} {
-		errs = append(errs, setIfAsked(spec, name, answer()))
+		errs = append(errs, setIfAsked(spec, name, answer))
 	}
 	return errors.Join(errs...)
 }

@@ -3,7 +3,6 @@ package probes
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -14,11 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
@@ -49,46 +45,28 @@ func random(t testing.TB, what string, low, high int) int {
 	return n
 }
 
-// testCgroup is a cgroup of the test's own on the default hierarchy.
+// testCgroup is a cgroup of the test's own.
 type testCgroup struct {
-	path string // absolute, in the file system
-	name string // from the mount on: the end of its path in the kernel's eyes
-	file *os.File
+	*kerneltest.Cgroup
+	name string
 }
 
-// newCgroup makes a cgroup of a name that nobody has, with a suffix; it goes with the test at the latest.
 func newCgroup(t testing.TB, suffix string) *testCgroup {
 	t.Helper()
-	return makeCgroup(t, fmt.Sprintf("/sidecar-test-%x%s", rand.Uint64(), suffix))
+	group := kerneltest.NewCgroup(t, suffix)
+	return &testCgroup{group, group.Name}
 }
 
-// makeCgroup makes the cgroup of a name, which begins with a slash.
 func makeCgroup(t testing.TB, name string) *testCgroup {
 	t.Helper()
-	c := &testCgroup{path: kerneltest.Hierarchy(t) + name, name: name}
-	if err := os.Mkdir(c.path, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if c.file, err = os.Open(c.path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.remove(t) })
-	return c
+	return &testCgroup{kerneltest.NamedCgroup(t, name), name}
 }
 
-// remove removes the cgroup, if it is there, once its processes are all gone.
 func (c *testCgroup) remove(t testing.TB) {
 	t.Helper()
-	c.file.Close()
-	var err error
-	for range 500 {
-		if err = unix.Rmdir(c.path); err == nil || errors.Is(err, unix.ENOENT) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	if err := c.Remove(); err != nil {
+		t.Error(err)
 	}
-	t.Errorf("remove %s: %v", c.path, err)
 }
 
 // loadOnly returns options with one probe on, with these attributes, and room enough.
@@ -135,7 +113,7 @@ func loadSpecs(t testing.TB, specs []*Spec, options Options) *Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := Load(plan, options, kernel)
+	set, err := Load(plan)
 	if err != nil {
 		t.Fatal(err)
 	}

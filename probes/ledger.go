@@ -1,9 +1,11 @@
 package probes
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ebpf-sidecar/sidecar/series"
 	"github.com/ebpf-sidecar/sidecar/workload"
@@ -16,17 +18,19 @@ import (
 // into others of their groups. A group that loses its last cgroup keeps one slot; it is exported until it was acknowledged,
 // and from then on only kept: if the same workload comes back it goes on from there, and if slots run short it is let go.
 type ledger struct {
-	probe  *Spec
-	spec   *TableSpec
-	table  *series.Table
-	slots  []*member         // by slot
-	rest   *group            // of the overflow slot
-	groups map[string]*group // by attributes
-	order  []*group          // the same by first sight
-	kept   []*group          // acknowledged and not exported, the oldest first
-	gone   uint64            // events of series that were let go
+	probe   *Spec
+	spec    *TableSpec
+	table   *series.Table
+	fresh   []uint32          // slots that programs have published, in no group yet
+	members []*member         // of groups, by slot
+	rest    *group            // of the overflow slot
+	groups  map[string]*group // by attributes
+	order   []*group          // the same by first sight
+	kept    []*group          // acknowledged and not exported, the oldest first
+	gone    uint64            // events of series that were let go
 
 	exported []exportedInstrument // those that are enabled
+	derived  bool                 // another table counts the same events
 	arena    []uint64
 }
 
@@ -39,9 +43,9 @@ type member struct {
 type group struct {
 	key        string
 	attributes []Attribute
-	slots      []uint32 // live ones, or the one that is left
-	live       int      // how many of them are live
-	retired    uint64   // the first generation whose snapshot had the final value; 0: not final
+	slots      []uint32  // live ones, or the one that is left
+	start      time.Time // zero until it is first exported
+	retired    uint64    // the first generation whose snapshot had the final value; 0: not final
 	kept       bool
 	points     []*Attributes // one for each value of each exported instrument
 }
@@ -54,17 +58,15 @@ type exportedInstrument struct {
 // overflowAttributes mark the overflow series, as the OpenTelemetry SDK specification does.
 var overflowAttributes = []Attribute{{"otel.metric.overflow", true}}
 
-func newLedger(probe *Spec, spec *TableSpec, table *series.Table, start uint64) *ledger {
-	l := &ledger{
-		probe:  probe,
-		spec:   spec,
-		table:  table,
-		slots:  make([]*member, table.Layout().Slots),
-		groups: make(map[string]*group),
+func newLedger(probe *Spec, spec *TableSpec, table *series.Table) *ledger {
+	return &ledger{
+		probe:   probe,
+		spec:    spec,
+		table:   table,
+		members: make([]*member, table.Layout().Slots),
+		groups:  make(map[string]*group),
+		rest:    &group{attributes: overflowAttributes, slots: []uint32{series.Overflow}},
 	}
-	table.SetCreated(series.Overflow, start)
-	l.rest = &group{attributes: overflowAttributes, slots: []uint32{series.Overflow}, live: 1}
-	return l
 }
 
 func (l *ledger) groupOf(attributes []Attribute) *group {
@@ -82,50 +84,46 @@ func (l *ledger) groupOf(attributes []Attribute) *group {
 func attributesKey(attributes []Attribute) string {
 	var key strings.Builder
 	for _, a := range attributes {
-		fmt.Fprintf(&key, "%q=%T %[2]q,", a.Key, a.Value)
+		fmt.Fprintf(&key, "%q=%#v,", a.Key, a.Value) // quotes strings, and so tells them from numbers
 	}
 	return key.String()
 }
 
-// find reads the keys of fresh slots, after a Quiesce. Slots whose workload is not known are returned: their events are the
-// overflow group's.
-func (l *ledger) find(fresh []uint32, identify func(cgroup uint64) ([]Attribute, bool)) (unknown []uint32, err error) {
-	for _, slot := range fresh {
+// find reads the keys of fresh slots, after a Quiesce, and puts them into their groups. Those whose workload is not known
+// stay fresh.
+func (l *ledger) find(identify func(cgroup uint64) ([]Attribute, bool)) error {
+	var errs []error
+	l.fresh = slices.DeleteFunc(l.fresh, func(slot uint32) bool {
 		cgroup, own := l.spec.Decode(l.table.Key(slot))
 		attributes, ok := identify(cgroup)
-		if !ok {
-			unknown = append(unknown, slot)
-			continue
+		if ok {
+			errs = append(errs, l.join(slot, cgroup, l.groupOf(append(slices.Clip(attributes), own...))))
 		}
-		if err := l.join(slot, cgroup, l.groupOf(append(slices.Clip(attributes), own...))); err != nil {
-			return nil, err
-		}
-	}
-	return unknown, nil
+		return ok
+	})
+	return errors.Join(errs...)
 }
 
 // join adds a live slot to a group. What the group has kept of cgroups that are gone goes on in it.
 func (l *ledger) join(slot uint32, cgroup uint64, g *group) error {
-	l.slots[slot] = &member{cgroup: cgroup, group: g}
-	if g.live == 0 && len(g.slots) > 0 {
-		if err := l.fold(g.slots[0], slot); err != nil {
-			return err
-		}
-		g.slots = g.slots[:0]
-		if g.kept {
-			l.kept = slices.DeleteFunc(l.kept, func(k *group) bool { return k == g })
-		}
-		g.retired, g.kept = 0, false
+	l.members[slot] = &member{cgroup: cgroup, group: g}
+	if g.retired == 0 {
+		g.slots = append(g.slots, slot)
+		return nil
 	}
-	g.slots = append(g.slots, slot)
-	g.live++
-	return nil
+	left := g.slots[0]
+	g.slots[0] = slot
+	if g.kept {
+		l.kept = slices.DeleteFunc(l.kept, func(k *group) bool { return k == g })
+	}
+	g.retired, g.kept = 0, false
+	return l.fold(left, slot)
 }
 
 // of returns the slots whose series belong to the cgroups.
 func (l *ledger) of(cgroups map[uint64]bool) []uint32 {
 	var slots []uint32
-	for slot, m := range l.slots {
+	for slot, m := range l.members {
 		if m != nil && cgroups[m.cgroup] {
 			slots = append(slots, uint32(slot))
 		}
@@ -136,9 +134,8 @@ func (l *ledger) of(cgroups map[uint64]bool) []uint32 {
 // retire ends slots that are unpublished and quiet; generation is that of the next snapshot.
 func (l *ledger) retire(slots []uint32, generation uint64) error {
 	for _, slot := range slots {
-		g := l.slots[slot].group
-		l.slots[slot] = nil
-		g.live--
+		g := l.members[slot].group
+		l.members[slot] = nil
 		if len(g.slots) == 1 {
 			g.retired = generation
 			continue
@@ -151,9 +148,11 @@ func (l *ledger) retire(slots []uint32, generation uint64) error {
 	return nil
 }
 
-// overflow folds unpublished and quiet slots into the overflow series.
-func (l *ledger) overflow(slots []uint32) error {
-	for _, slot := range slots {
+// overflow folds the fresh slots, which are unpublished and quiet, into the overflow series.
+func (l *ledger) overflow() error {
+	for len(l.fresh) > 0 {
+		slot := l.fresh[0]
+		l.fresh = l.fresh[1:]
 		if err := l.fold(slot, series.Overflow); err != nil {
 			return err
 		}
@@ -197,8 +196,11 @@ func (l *ledger) makeRoom() error {
 	return l.table.Reopen()
 }
 
-// events is how many events a slot has counted.
+// events is how many events a slot has counted, 0 if another table counts the same ones.
 func (l *ledger) events(slot uint32) uint64 {
+	if l.derived {
+		return 0
+	}
 	var n, counters uint64
 	for _, instrument := range l.exported {
 		if instrument.Kind == Counter {
@@ -211,17 +213,16 @@ func (l *ledger) events(slot uint32) uint64 {
 	if counters > 0 {
 		return n
 	}
-	for _, instrument := range l.exported {
-		words := make([]uint64, instrument.Range.words())
-		l.table.Add(words, slot, instrument.Values[0].Offset)
-		return instrument.Range.decode(words).Count()
+	if len(l.exported) == 0 {
+		return 0
 	}
-	return 0
+	of := l.exported[0]
+	return of.Range.decode(l.words([]uint32{slot}, of.Values[0].Offset, of.Range)).Count()
 }
 
 // read adds the points of every series to the metrics, the overflow series last, and returns the table's status and the
 // events of all series.
-func (l *ledger) read(metrics []Metric, wall wallClock) (status TableStatus, events uint64) {
+func (l *ledger) read(metrics []Metric, now moment) (status TableStatus, events uint64) {
 	l.arena = l.arena[:0]
 	events = l.gone
 	for _, g := range l.order {
@@ -229,10 +230,10 @@ func (l *ledger) read(metrics []Metric, wall wallClock) (status TableStatus, eve
 			events += l.events(slot)
 		}
 		if !g.kept {
-			l.readGroup(g, metrics, wall)
+			l.readGroup(g, metrics, now)
 		}
 	}
-	l.readGroup(l.rest, metrics, wall)
+	l.readGroup(l.rest, metrics, now)
 	overflow := l.events(series.Overflow)
 	return TableStatus{
 		Probe:    l.probe.Name,
@@ -244,20 +245,22 @@ func (l *ledger) read(metrics []Metric, wall wallClock) (status TableStatus, eve
 }
 
 // readGroup adds the points of a group that has counted something.
-func (l *ledger) readGroup(g *group, metrics []Metric, wall wallClock) {
-	created := l.table.Created(g.slots[0])
-	for _, slot := range g.slots[1:] {
-		created = min(created, l.table.Created(slot))
+func (l *ledger) readGroup(g *group, metrics []Metric, now moment) {
+	if g.start.IsZero() {
+		created := l.table.Created(g.slots[0])
+		for _, slot := range g.slots[1:] {
+			created = min(created, l.table.Created(slot))
+		}
+		g.start = now.wallTime(created)
 	}
-	start := wall.time(created)
 	point := 0
 	for _, instrument := range l.exported {
 		metric := &metrics[instrument.metric]
 		for _, value := range instrument.Values {
-			p := Point{Attributes: g.point(point, value.Attributes), Start: start}
+			p := Point{Attributes: g.point(point, value.Attributes), Start: g.start}
 			point++
 			if instrument.Kind == Histogram {
-				p.Histogram = l.histogram(g.slots, value.Offset, instrument.Range)
+				p.Histogram = instrument.Range.decode(l.words(g.slots, value.Offset, instrument.Range))
 			} else {
 				for _, slot := range g.slots {
 					p.Value += l.table.Value(slot, value.Offset)
@@ -281,8 +284,8 @@ func (g *group) point(n int, own []Attribute) *Attributes {
 	return g.points[n]
 }
 
-// histogram sums a histogram over slots, in memory that the next snapshot uses again.
-func (l *ledger) histogram(slots []uint32, offset uintptr, r Range) HistogramData {
+// words sums a histogram's words over slots, in memory that the next snapshot uses again.
+func (l *ledger) words(slots []uint32, offset uintptr, r Range) []uint64 {
 	n := r.words()
 	if cap(l.arena)-len(l.arena) < n {
 		l.arena = make([]uint64, 0, max(2*cap(l.arena), 64*n))
@@ -293,7 +296,7 @@ func (l *ledger) histogram(slots []uint32, offset uintptr, r Range) HistogramDat
 	for _, slot := range slots {
 		l.table.Add(words, slot, offset)
 	}
-	return r.decode(words)
+	return words
 }
 
 // identifier returns a function that gives a cgroup's attributes, those that the options ask for.
@@ -314,7 +317,7 @@ func identifier(index *workload.Index, options Options) func(uint64) ([]Attribut
 			{LinuxCgroup, id.Cgroup},
 		} {
 			if a.value != "" && options.has(a.key) {
-				attributes = append(attributes, Attribute{a.key, CleanName([]byte(a.value))})
+				attributes = append(attributes, Attribute{a.key, cleanName([]byte(a.value))})
 			}
 		}
 		return attributes, true

@@ -1,37 +1,31 @@
 package probes
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
-// The tests need programs whose threads, exits and waits are known to the last one, and a virtual machine of the matrix has
-// none. So the test binary is all of them: where this variable is set it is a helper, whose name and arguments the value holds.
-const helperVariable = "SIDECAR_TEST_HELPER"
-
+// The helpers that package kerneltest does not have; the test binary is all of them.
 var helpers = map[string]func(arguments []string){
 	"exit":       helpExit,
 	"raise":      helpRaise,
-	"leader":     helpLeader,
-	"group":      helpGroup,
 	"storm":      helpStorm,
-	"threads":    helpThreads,
 	"forks":      helpForks,
 	"chain":      helpChain,
-	"wait":       helpWait,
 	"spin":       helpSpin,
 	"starve":     helpStarve,
 	"load":       helpLoad,
@@ -39,35 +33,16 @@ var helpers = map[string]func(arguments []string){
 	"privileges": helpPrivileges,
 }
 
-func init() {
-	if os.Getenv(helperVariable) != "" {
-		runtime.LockOSThread() // the main goroutine to the main thread, the leader of the process
-	}
-}
+const (
+	helperVariable = kerneltest.HelperVariable
+	gaveUp         = kerneltest.GaveUp
+)
+
+var giveUp, number = kerneltest.GiveUp, kerneltest.Number
 
 func TestMain(m *testing.M) {
-	if words := strings.Fields(os.Getenv(helperVariable)); len(words) > 0 {
-		helpers[words[0]](words[1:])
-		os.Exit(0)
-	}
+	kerneltest.BeHelper(helpers)
 	os.Exit(m.Run())
-}
-
-// number is the n-th argument of a helper.
-func number(arguments []string, n int) int {
-	value, err := strconv.Atoi(arguments[n])
-	if err != nil {
-		giveUp(err)
-	}
-	return value
-}
-
-// gaveUp is the exit code of a helper that could not do what it was asked to.
-const gaveUp = 99
-
-func giveUp(err error) {
-	fmt.Fprintln(os.Stderr, "helper:", err)
-	os.Exit(gaveUp)
 }
 
 // helpExit exits with a code.
@@ -76,9 +51,12 @@ func helpExit(arguments []string) { os.Exit(number(arguments, 0)) }
 // helpRaise dies of a signal: its default action, not that of the Go runtime.
 func helpRaise(arguments []string) {
 	signal := number(arguments, 0)
-	core := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &core) // without it there is no core dump, which only makes less to see
-	var action [64]byte                         // struct sigaction; SIG_DFL is 0
+	// A core dump belongs into the folder of the test (core(5)). Without one there is only less to see.
+	if pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern"); err == nil && !bytes.ContainsAny(pattern[:1], "|/") {
+		core := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		_ = unix.Setrlimit(unix.RLIMIT_CORE, &core)
+	}
+	var action [64]byte // struct sigaction; SIG_DFL is 0
 	if signal != int(unix.SIGKILL) {
 		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(signal), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 		if errno != 0 {
@@ -95,63 +73,10 @@ func helpRaise(arguments []string) {
 	giveUp(errors.New("still alive"))
 }
 
-// helpLeader lets the leader thread exit, then ends the process from another thread.
-func helpLeader(arguments []string) {
-	code := number(arguments, 0)
-	go func() {
-		runtime.LockOSThread()
-		for {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", os.Getpid()))
-			if err != nil {
-				giveUp(err)
-			}
-			if strings.Contains(string(stat), ") Z ") {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		_, _, _ = syscall.Syscall(syscall.SYS_EXIT_GROUP, uintptr(code), 0, 0)
-	}()
-	_, _, _ = syscall.Syscall(syscall.SYS_EXIT, 33, 0, 0) // of this thread alone
-}
-
-// helpGroup ends the process from a thread that is not the leader, which is still there.
-func helpGroup(arguments []string) {
-	code := number(arguments, 0)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			giveUp(errors.New("on the leader thread"))
-		}
-		_, _, _ = syscall.Syscall(syscall.SYS_EXIT_GROUP, uintptr(code), 0, 0)
-	}()
-	time.Sleep(time.Minute)
-}
-
-// startThreads returns when there are n threads more, which then sleep.
-func startThreads(n int) {
-	var ready sync.WaitGroup
-	ready.Add(n)
-	for range n {
-		go func() {
-			runtime.LockOSThread()
-			ready.Done()
-			select {}
-		}()
-	}
-	ready.Wait()
-}
-
 // helpStorm exits while it has many threads, which then all exit at the same time.
 func helpStorm(arguments []string) {
-	startThreads(number(arguments, 0))
+	kerneltest.StartThreads(number(arguments, 0))
 	_, _, _ = syscall.Syscall(syscall.SYS_EXIT_GROUP, uintptr(number(arguments, 1)), 0, 0)
-}
-
-// helpThreads says so when there are n threads more, and stays.
-func helpThreads(arguments []string) {
-	startThreads(number(arguments, 0))
-	helpWait(nil)
 }
 
 // helpForks creates n processes one after the other. syscall's ForkExec creates nothing else, unlike package os.
@@ -183,12 +108,6 @@ func helpChain(arguments []string) {
 		})
 	}()
 	giveUp(<-done)
-}
-
-// helpWait says that it is there, and stays until its input ends.
-func helpWait([]string) {
-	fmt.Println("ready")
-	_, _ = os.Stdin.Read(make([]byte, 1))
 }
 
 // helpSpin keeps a CPU busy.
@@ -256,8 +175,7 @@ func helper(t testing.TB, group *testCgroup, words ...any) *exec.Cmd {
 	command.Stderr = os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if group != nil {
-		command.SysProcAttr.UseCgroupFD = true
-		command.SysProcAttr.CgroupFD = int(group.file.Fd())
+		group.Enter(command)
 	}
 	return command
 }

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CleanName makes a name that a process chose fit for export and for terminals: what is not valid UTF-8, or not printable
+// cleanName makes a name that a process chose fit for export and for terminals: what is not valid UTF-8, or not printable
 // (control characters, terminal escapes, direction overrides), becomes a Go escape such as \xff, \n or \u202e.
-func CleanName(name []byte) string {
+func cleanName(name []byte) string {
 	var clean strings.Builder
 	for len(name) > 0 {
 		r, size := utf8.DecodeRune(name)

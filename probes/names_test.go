@@ -28,7 +28,7 @@ func TestCleanName(t *testing.T) {
 		`"quoted" 'too' \back`: `"quoted" 'too' \back`,
 		"\x00\x7f":             `\x00\x7f`,
 	} {
-		if got := CleanName([]byte(name)); got != want {
+		if got := cleanName([]byte(name)); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
 		}
 	}
@@ -39,11 +39,11 @@ func FuzzCleanName(f *testing.F) {
 		f.Add([]byte(name))
 	}
 	f.Fuzz(func(t *testing.T, name []byte) {
-		clean := CleanName(name)
+		clean := cleanName(name)
 		if !isClean(clean) {
 			t.Errorf("%q is not clean: %q", name, clean)
 		}
-		if again := CleanName([]byte(clean)); again != clean {
+		if again := cleanName([]byte(clean)); again != clean {
 			t.Errorf("%q becomes %q, then %q", name, clean, again)
 		}
 		if isClean(string(name)) && clean != string(name) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sort"
 
 	"github.com/cilium/ebpf"
 
@@ -58,9 +59,11 @@ type Plan struct {
 	Probes []ProbePlan // one for each Spec that was asked for
 	// SeriesLimit is how many series each table holds: the configured limit, or what fits the memory limit.
 	SeriesLimit int
-	// Memory is what all maps take in the kernel, in bytes.
+	// Memory is what all maps take in the kernel, in bytes. What a task's storage takes is not in it.
 	Memory uint64
 
+	options Options
+	kernel  *Kernel
 	cgroups series.Layout
 	shared  uint64 // what the other maps of the workload collection take, in bytes
 }
@@ -69,10 +72,11 @@ type Plan struct {
 type ProbePlan struct {
 	Spec    *Spec
 	Enabled bool
-	Err     error  // of its collection; the probe has failed
-	Memory  uint64 // bytes
-	layouts []series.Layout
-	spec    *ebpf.CollectionSpec
+	Err     error                // of its collection; the probe has failed
+	Memory  uint64               // bytes
+	layouts []series.Layout      // of the tables
+	enabled []bool               // the tables that have a metric
+	spec    *ebpf.CollectionSpec // until it is loaded
 }
 
 // cgroupsTable is the table of bpf/workload.bpf.h; it has twice the slots of the others, since it also holds the cgroups
@@ -81,7 +85,7 @@ const cgroupsTable = "cgroups"
 
 // NewPlan lays out the tables of the enabled probes. The error says so if not even the smallest tables fit.
 func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
-	plan := &Plan{}
+	plan := &Plan{options: options, kernel: kernel}
 	workload, err := bpf.LoadWorkload()
 	if err != nil {
 		return nil, fmt.Errorf("read the workload collection: %w", err)
@@ -92,36 +96,29 @@ func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
 	}
 	for _, spec := range specs {
 		probe := ProbePlan{Spec: spec, Enabled: options.enabled(spec)}
-		probe.spec, probe.layouts, probe.Err = probe.prepare(options, kernel)
+		probe.Err = probe.prepare(options, kernel)
 		plan.Probes = append(plan.Probes, probe)
 	}
 
-	cpus := kernel.PossibleCPUs
-	fits := func(limit int) bool { return plan.memory(limit, options, cpus) <= options.MemoryLimit }
-	if !fits(1) {
+	if plan.layOut(1); plan.Memory > options.MemoryLimit {
 		return nil, fmt.Errorf("memory_limit is %d bytes, and the enabled probes need at least %d "+
-			"(raise memory_limit or disable a probe)", options.MemoryLimit, plan.memory(1, options, cpus))
+			"(raise memory_limit or disable a probe)", options.MemoryLimit, plan.Memory)
 	}
-	// The largest limit that fits.
-	low, high := 1, options.SeriesLimit
-	for low < high {
-		if middle := (low + high + 1) / 2; fits(middle) {
-			low = middle
-		} else {
-			high = middle - 1
-		}
-	}
-	plan.SeriesLimit = low
-	plan.Memory = plan.memory(low, options, cpus)
+	// The largest limit that fits: one more does not.
+	plan.layOut(sort.Search(options.SeriesLimit, func(limit int) bool {
+		plan.layOut(limit + 1)
+		return plan.Memory > options.MemoryLimit
+	}))
 	return plan, nil
 }
 
 // prepare reads the probe's collection and fits it to the kernel.
-func (p *ProbePlan) prepare(options Options, kernel *Kernel) (*ebpf.CollectionSpec, []series.Layout, error) {
+func (p *ProbePlan) prepare(options Options, kernel *Kernel) error {
 	spec, err := p.Spec.Load()
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the collection: %w", err)
+		return fmt.Errorf("read the collection: %w", err)
 	}
+	p.spec = spec
 	enabled := func(metric string) bool { return options.metric(p.Spec, metric) }
 	errs := []error{kernel.configure(spec)}
 	if p.Spec.Adapt != nil {
@@ -130,45 +127,44 @@ func (p *ProbePlan) prepare(options Options, kernel *Kernel) (*ebpf.CollectionSp
 	errs = append(errs,
 		setIfAsked(spec, "by_workload", options.byWorkload()),
 		setIfAsked(spec, "by_executable", options.has(ExecutableName)))
-	var layouts []series.Layout
 	for _, table := range p.Spec.Tables {
 		layout, err := series.LayoutOf(spec, table.Name)
 		layout.Shards = series.Shards(kernel.PossibleCPUs, table.MaxShards)
-		layouts = append(layouts, layout)
-		errs = append(errs, err, setIfAsked(spec, table.Name+"_enabled", table.enabled(enabled)))
+		p.layouts = append(p.layouts, layout)
+		on := slices.ContainsFunc(table.Instruments, func(i Instrument) bool { return enabled(i.Name) })
+		p.enabled = append(p.enabled, on)
+		errs = append(errs, err, setIfAsked(spec, table.Name+"_enabled", on))
 	}
-	return spec, layouts, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// memory lays the tables out for a series limit and returns what all maps take.
-func (plan *Plan) memory(limit int, options Options, cpus int) uint64 {
+// layOut sizes the tables for a series limit, and sums up what all maps then take.
+func (plan *Plan) layOut(limit int) {
+	cpus := plan.kernel.PossibleCPUs
+	plan.SeriesLimit = limit
 	plan.cgroups.Slots = 1
-	if options.byWorkload() {
+	if plan.options.byWorkload() {
 		plan.cgroups.Slots += 2 * limit
 	}
-	total := plan.shared + plan.cgroups.Memory(cpus)
+	plan.Memory = plan.shared + plan.cgroups.Memory(cpus)
 	for i := range plan.Probes {
 		probe := &plan.Probes[i]
 		if probe.Err != nil {
 			continue
 		}
 		probe.Memory = otherMaps(probe.spec, probe.Spec.Tables)
-		for j, table := range probe.Spec.Tables {
-			probe.layouts[j].Slots = 1
-			if table.enabled(func(metric string) bool { return options.metric(probe.Spec, metric) }) {
-				probe.layouts[j].Slots += limit
+		for j := range probe.layouts {
+			layout := &probe.layouts[j]
+			layout.Slots = 1
+			if probe.enabled[j] {
+				layout.Slots += limit
 			}
-			probe.Memory += probe.layouts[j].Memory(cpus)
+			probe.Memory += layout.Memory(cpus)
 		}
 		if probe.Enabled {
-			total += probe.Memory
+			plan.Memory += probe.Memory
 		}
 	}
-	return total
-}
-
-func (t *TableSpec) enabled(metric func(string) bool) bool {
-	return slices.ContainsFunc(t.Instruments, func(i Instrument) bool { return metric(i.Name) })
 }
 
 // otherMaps is what the maps of a collection that belong to no table take, in bytes, roughly.

@@ -134,7 +134,7 @@ func countUnprivileged(n int) (err error) {
 	if err != nil {
 		return err
 	}
-	set, err := Load(plan, options, kernel)
+	set, err := Load(plan)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,9 @@ func process() *Spec {
 		Version:     "1",
 		Load:        bpf.LoadProcess,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
-			if env.Kernel.groupDead() {
+			// A CPU sets 128 elements of an LRU map aside for itself (kernel/bpf/bpf_lru_list.c).
+			spec.Maps["exited"].MaxEntries = max(4096, 128*uint32(env.Kernel.PossibleCPUs))
+			if env.Kernel.groupDead {
 				spec.Maps["exited"].MaxEntries = 1 // not used
 			}
 			return nil
@@ -44,7 +46,7 @@ func process() *Spec {
 			MaxShards: 1,
 			Decode: func(key []byte) (uint64, []Attribute) {
 				k := (*bpf.ProcessExecutionKey)(unsafe.Pointer(&key[0]))
-				name := CleanName(cString(k.Executable[:]))
+				name := cleanName(cString(k.Executable[:]))
 				if name == "" {
 					return k.Cgroup, nil
 				}
@@ -79,7 +81,7 @@ func process() *Spec {
 			Name:      "lifetimes",
 			MaxShards: 1,
 			Decode:    decodeCgroup,
-			Derived:   true,
+			CountedBy: "exits",
 			Instruments: []Instrument{{
 				Name:        "linux.process.lifetime",
 				Unit:        "s",

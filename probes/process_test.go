@@ -107,7 +107,7 @@ func TestProcessExecutions(t *testing.T) {
 	execute(fmt.Sprintf("/proc/self/fd/%d", memory), "memfd:in memory", random(t, "executions of a memfd", 2, 9))
 
 	for _, name := range hostileNames {
-		execute(programs.named(t, name), CleanName([]byte(name)), random(t, fmt.Sprintf("executions of %.20q", name), 1, scaled(3, 2)))
+		execute(programs.named(t, name), cleanName([]byte(name)), random(t, fmt.Sprintf("executions of %.20q", name), 1, scaled(3, 2)))
 	}
 	for i, status := range runAll(t, commands) {
 		if status != 0 {

@@ -4,12 +4,14 @@ package probes
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"math"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +33,11 @@ func TestSchedulerAgainstRunqlat(t *testing.T) {
 	before := points(t, read(t, set), runQueue, in(group))[0].Histogram
 	before.Counts = append([]uint64(nil), before.Counts...) // the next snapshot uses the memory again
 
-	tool := exec.Command("stdbuf", "-oL", "runqlat", "-p", strconv.Itoa(p.Process.Pid))
+	// For a minute at most, so that Scan ends even if the tool would not.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tool := exec.CommandContext(ctx, "stdbuf", "-oL", "runqlat", "-p", strconv.Itoa(p.Process.Pid))
+	tool.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	output, err := tool.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +45,6 @@ func TestSchedulerAgainstRunqlat(t *testing.T) {
 	if err := tool.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tool.Process.Kill() }()
 	lines := bufio.NewScanner(output)
 	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "Tracing") {
 		t.Fatalf("runqlat does not begin: %q (apt-get install libbpf-tools)", lines.Text())

@@ -2,6 +2,8 @@ package probes
 
 import (
 	"errors"
+	"maps"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -22,15 +24,24 @@ func scheduler() *Spec {
 		Needs:       "Linux 5.10 with BTF and CONFIG_FAIR_GROUP_SCHED",
 		Version:     "1",
 		Load:        bpf.LoadScheduler,
+		Redundant:   []string{"scheduler_task_created"}, // where the kernel skips programs, scheduler_switched creates
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
-			spec.Maps["slot_cache"].MaxEntries *= uint32(env.Kernel.PossibleCPUs)
+			cpus := uint32(env.Kernel.PossibleCPUs)
+			spec.Maps["slot_cache"].MaxEntries *= cpus
+			byAddress := spec.Maps["task_states_by_address"]
 			if env.Kernel.taskStorage() {
-				spec.Maps["task_states_by_address"].MaxEntries = 1
+				byAddress.MaxEntries = 1
 				delete(spec.Programs, "scheduler_task_freed")
 			} else {
 				// The kernel does not know the type. No program that it loads refers to the map.
-				spec.Maps["task_states"] = spec.Maps["task_states_by_address"].Copy()
+				spec.Maps["task_states"] = byAddress.Copy()
 				spec.Maps["task_states"].MaxEntries = 1
+				byAddress.MaxEntries = max(byAddress.MaxEntries, 1024*cpus) // as pid_max (kernel/pid.c)
+			}
+			if !env.Enabled(runQueue) {
+				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+					return strings.HasPrefix(name, "scheduler_task_") // they keep the states of tasks
+				})
 			}
 			return errors.Join(
 				spec.Variables["context_switches_enabled"].Set(env.Enabled(switches)),

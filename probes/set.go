@@ -12,7 +12,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/bpf"
 	"github.com/ebpf-sidecar/sidecar/series"
@@ -26,12 +25,12 @@ const removalGrace = 2 * time.Second
 // Set is the loaded probes. Its methods are not safe for concurrent use; the programs count all the time.
 type Set struct {
 	plan     *Plan
-	wall     wallClock
 	probes   []*loaded
 	shared   *ebpf.Collection
 	links    []io.Closer // of the shared collection
 	policy   bpf.WorkloadPolicy
 	table    *series.Table // of cgroups
+	fresh    []uint32      // of it, not in the index yet
 	index    *workload.Index
 	identify func(uint64) ([]Attribute, bool)
 
@@ -53,24 +52,17 @@ type loaded struct {
 // skips is how many events a program was skipped for, at the last snapshot and as told.
 type skips struct{ before, told uint64 }
 
-// Load loads and attaches the enabled probes of a plan. A probe that cannot be is told in every snapshot and stops no
-// other; the error is for what all of them need. Nothing is counted before Open.
-func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
+// Load loads and attaches the enabled probes of a plan, which can be done once. A probe that cannot be is told in every
+// snapshot and stops no other; the error is for what all of them need. Nothing is counted before Open.
+func Load(plan *Plan) (*Set, error) {
 	// Kernels before 5.11 charge maps to it. It fails, too, for who may create no map at all: loading tells which it is.
 	_ = rlimit.RemoveMemlock()
-	wall, err := newWallClock()
-	if err != nil {
-		return nil, err
+	s := &Set{plan: plan}
+	if err := s.loadShared(); err != nil {
+		err = plan.kernel.explain(err, "Linux 5.10 with BTF and cgroups")
+		return nil, errors.Join(fmt.Errorf("load what all probes share: %w", err), s.Close())
 	}
-	s := &Set{plan: plan, wall: wall}
-	if err := s.loadShared(kernel); err != nil {
-		return nil, errors.Join(fmt.Errorf("load what all probes share: %w", explain(err, "Linux 5.10 with BTF and cgroups", kernel)), s.Close())
-	}
-	s.identify = identifier(s.index, options)
-	start, err := monotonic()
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
+	s.identify = identifier(s.index, plan.options)
 	for i := range plan.Probes {
 		probe := &loaded{ProbePlan: &plan.Probes[i], state: Disabled, skips: make(map[string]skips)}
 		s.probes = append(s.probes, probe)
@@ -78,13 +70,15 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 			continue
 		}
 		metrics := len(s.metrics)
-		if err := s.load(probe, options, start, kernel); err != nil {
+		err := s.load(probe)
+		probe.spec = nil // large, and not needed any more
+		if err != nil {
 			s.metrics = s.metrics[:metrics]
 			probe.state = Failed
 			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) {
 				probe.state = Unsupported
 			}
-			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, explain(err, probe.Spec.Needs, kernel))
+			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(err, probe.Spec.Needs))
 			probe.err = errors.Join(err, probe.close())
 			continue
 		}
@@ -94,7 +88,7 @@ func Load(plan *Plan, options Options, kernel *Kernel) (*Set, error) {
 }
 
 // loadShared loads the workload collection: the maps that all probes share, and the program that sees cgroups removed.
-func (s *Set) loadShared(kernel *Kernel) error {
+func (s *Set) loadShared() error {
 	spec, err := bpf.LoadWorkload()
 	if err != nil {
 		return err
@@ -102,7 +96,7 @@ func (s *Set) loadShared(kernel *Kernel) error {
 	if err := s.plan.cgroups.Configure(spec, cgroupsTable); err != nil {
 		return err
 	}
-	if s.shared, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: kernel.types}); err != nil {
+	if s.shared, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: s.plan.kernel.types}); err != nil {
 		return err
 	}
 	if s.table, err = series.Open(s.shared, cgroupsTable, s.plan.cgroups); err != nil {
@@ -118,7 +112,7 @@ var sharedMaps = []string{
 	".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
 }
 
-func (s *Set) load(probe *loaded, options Options, start uint64, kernel *Kernel) error {
+func (s *Set) load(probe *loaded) error {
 	if probe.Err != nil {
 		return probe.Err
 	}
@@ -137,23 +131,26 @@ func (s *Set) load(probe *loaded, options Options, start uint64, kernel *Kernel)
 	var err error
 	if probe.coll, err = ebpf.NewCollectionWithOptions(probe.spec, ebpf.CollectionOptions{
 		MapReplacements: replacements,
-		Cache:           kernel.types,
+		Cache:           s.plan.kernel.types,
 	}); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
+	counted := make(map[string]bool) // by table
 	for i := range probe.Spec.Tables {
 		spec := &probe.Spec.Tables[i]
 		table, err := series.Open(probe.coll, spec.Name, probe.layouts[i])
 		if err != nil {
 			return err
 		}
-		ledger := newLedger(probe.Spec, spec, table, start)
+		ledger := newLedger(probe.Spec, spec, table)
+		ledger.derived = counted[spec.CountedBy]
 		probe.ledgers = append(probe.ledgers, ledger)
 		for j := range spec.Instruments {
 			instrument := &spec.Instruments[j]
-			if !options.metric(probe.Spec, instrument.Name) {
+			if !s.plan.options.metric(probe.Spec, instrument.Name) {
 				continue
 			}
+			counted[spec.Name] = true
 			ledger.exported = append(ledger.exported, exportedInstrument{instrument, len(s.metrics)})
 			s.metrics = append(s.metrics, Metric{
 				Probe: probe.Spec.Name, Scope: probe.Spec.Scope(), Instrument: instrument,
@@ -203,15 +200,6 @@ func iterate(program *ebpf.Program) error {
 	return err
 }
 
-// explain adds what is known of the cause and what to do about it to an error of the kernel's.
-func explain(err error, needs string, kernel *Kernel) error {
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, "+
-			"too)", err)
-	}
-	return fmt.Errorf("%w (it needs %s; this is %s)", err, needs, kernel.Release)
-}
-
 // Open opens the gate: from now on all attached probes count.
 func (s *Set) Open() error {
 	start, err := monotonic()
@@ -255,15 +243,17 @@ func (s *Set) Status() []Status {
 func (s *Set) Snapshot() (*Snapshot, error) {
 	s.generation++
 	ledgers := s.ledgers()
-	unknown, err := s.find(ledgers)
+	if err := s.find(ledgers); err != nil {
+		return nil, err
+	}
+	if err := s.end(ledgers); err != nil {
+		return nil, err
+	}
+	now, err := now()
 	if err != nil {
 		return nil, err
 	}
-	if err := s.end(ledgers, unknown); err != nil {
-		return nil, err
-	}
-
-	snapshot := &Snapshot{Time: time.Now(), Metrics: s.metrics, generation: s.generation}
+	snapshot := &Snapshot{Time: now.wall, Metrics: s.metrics, generation: s.generation}
 	for i := range s.metrics {
 		s.metrics[i].Points = s.metrics[i].Points[:0]
 	}
@@ -272,11 +262,9 @@ func (s *Set) Snapshot() (*Snapshot, error) {
 		status := &snapshot.Probes[i]
 		if probe.state == Attached {
 			for _, l := range probe.ledgers {
-				table, events := l.read(s.metrics, s.wall)
+				table, events := l.read(s.metrics, now)
 				snapshot.Tables = append(snapshot.Tables, table)
-				if !l.spec.Derived {
-					status.Events += events
-				}
+				status.Events += events
 			}
 			if status.Missed, err = probe.missed(); err != nil {
 				return nil, fmt.Errorf("probe %s: %w", probe.Spec.Name, err)
@@ -289,57 +277,56 @@ func (s *Set) Snapshot() (*Snapshot, error) {
 	return snapshot, nil
 }
 
-// find takes in the cgroups and series that programs have published since the last snapshot. It returns, by ledger, the
-// slots whose workload is not known.
-func (s *Set) find(ledgers []*ledger) ([][]uint32, error) {
-	unknown := make([][]uint32, len(ledgers))
-	fresh := make([][]uint32, len(ledgers))
-	found := 0
-	for i, l := range ledgers {
-		fresh[i] = l.table.Fresh(nil)
-		found += len(fresh[i])
+// find takes in the cgroups and series that programs have published since the last snapshot. Slots whose workload is not
+// known stay fresh.
+func (s *Set) find(ledgers []*ledger) error {
+	var err error
+	for _, l := range ledgers {
+		if l.fresh, err = l.table.Fresh(l.fresh); err != nil {
+			return err
+		}
 	}
 	// After the series: a cgroup is published before them.
-	cgroups := s.table.Fresh(nil)
-	if found+len(cgroups) == 0 {
-		return unknown, nil
+	if s.fresh, err = s.table.Fresh(s.fresh); err != nil {
+		return err
 	}
-	if err := series.Quiesce(); err != nil {
-		return nil, err
+	if err := s.learn(ledgers); err != nil {
+		return err
 	}
-	s.index.Learn(cgroups)
-	found = 0
-	for i, l := range ledgers {
-		var err error
-		if unknown[i], err = l.find(fresh[i], s.identify); err != nil {
-			return nil, err
-		}
-		found += len(unknown[i])
-	}
-	if found == 0 {
-		return unknown, nil
+	if !hasFresh(ledgers) {
+		return nil
 	}
 	// While one CPU was learning a cgroup and those above it, another may have found that cgroup and created a series.
-	cgroups = s.table.Fresh(nil)
-	if len(cgroups) == 0 {
-		return unknown, nil
+	if s.fresh, err = s.table.Fresh(s.fresh); err != nil || len(s.fresh) == 0 {
+		return err
 	}
-	if err := series.Quiesce(); err != nil {
-		return nil, err
-	}
-	s.index.Learn(cgroups)
-	for i, l := range ledgers {
-		var err error
-		if unknown[i], err = l.find(unknown[i], s.identify); err != nil {
-			return nil, err
-		}
-	}
-	return unknown, nil
+	return s.learn(ledgers)
 }
 
-// end retires the series of cgroups that were removed a while ago, and folds the slots of unknown workloads into the
-// overflow series.
-func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
+// learn takes in the fresh cgroups, and the fresh series of workloads that are known.
+func (s *Set) learn(ledgers []*ledger) error {
+	if len(s.fresh) == 0 && !hasFresh(ledgers) {
+		return nil
+	}
+	if err := series.Quiesce(); err != nil {
+		return err
+	}
+	s.index.Learn(s.fresh)
+	s.fresh = s.fresh[:0]
+	var errs []error
+	for _, l := range ledgers {
+		errs = append(errs, l.find(s.identify))
+	}
+	return errors.Join(errs...)
+}
+
+func hasFresh(ledgers []*ledger) bool {
+	return slices.ContainsFunc(ledgers, func(l *ledger) bool { return len(l.fresh) > 0 })
+}
+
+// end retires the series of cgroups that were removed a while ago, and folds those of unknown workloads, which are still
+// fresh, into the overflow series.
+func (s *Set) end(ledgers []*ledger) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
@@ -350,17 +337,15 @@ func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
 		isRemoved[cgroup] = true
 	}
 	retired := make([][]uint32, len(ledgers))
-	ended := len(removed)
 	for i, l := range ledgers {
 		if len(removed) > 0 {
 			retired[i] = l.of(isRemoved)
 		}
-		ended += len(unknown[i])
-		if err := errors.Join(l.table.Unpublish(retired[i]...), l.table.Unpublish(unknown[i]...)); err != nil {
+		if err := errors.Join(l.table.Unpublish(retired[i]...), l.table.Unpublish(l.fresh...)); err != nil {
 			return err
 		}
 	}
-	if ended > 0 {
+	if len(removed) > 0 || hasFresh(ledgers) {
 		if err := s.index.Unpublish(removed); err != nil {
 			return err
 		}
@@ -369,7 +354,7 @@ func (s *Set) end(ledgers []*ledger, unknown [][]uint32) error {
 			return err
 		}
 		for i, l := range ledgers {
-			if err := errors.Join(l.retire(retired[i], s.generation), l.overflow(unknown[i])); err != nil {
+			if err := errors.Join(l.retire(retired[i], s.generation), l.overflow()); err != nil {
 				return err
 			}
 		}
@@ -413,20 +398,20 @@ func (s *Set) Acknowledge(snapshot *Snapshot) {
 }
 
 // missReasons are those of enum missed_reason in bpf/series.bpf.h, in its order.
-var missReasons = [...]MissReason{Update, Storage, Unmatched}
+var missReasons = [...]MissReason{MissedUpdate, MissedStorage}
 
 // missed reads what the programs of the probe missed, by their own count and the kernel's.
 func (p *loaded) missed() ([]Missed, error) {
 	var all []Missed
 	for _, name := range slices.Sorted(maps.Keys(p.coll.Programs)) {
-		if isRetry(name) {
+		if isRetry(name) || slices.Contains(p.Spec.Redundant, name) {
 			continue
 		}
 		skipped, err := p.skipped(name)
 		if err != nil {
 			return nil, fmt.Errorf("read the misses of %s: %w", name, err)
 		}
-		all = append(all, Missed{Reason: Recursion, Program: name, Count: skipped})
+		all = append(all, Missed{Reason: MissedRecursion, Program: name, Count: skipped})
 	}
 	var counts [len(missReasons)]uint64
 	if err := p.coll.Variables["missed"].Get(&counts); err != nil {

@@ -2,8 +2,8 @@ package probes
 
 import "time"
 
-// Snapshot is one consistent reading of every series. It stays valid until the next call of Set.Snapshot, which reuses
-// its memory.
+// Snapshot is one reading of every series. The programs count on meanwhile, so that two metrics may differ by the events of
+// that time. It stays valid until the next call of Set.Snapshot, which reuses its memory.
 type Snapshot struct {
 	Time    time.Time
 	Metrics []Metric // one for each enabled instrument of each attached probe, in catalogue order
@@ -93,15 +93,14 @@ type MissReason string
 
 // The reasons, as exported in sidecar.probe.missed.
 const (
-	// Recursion: the kernel skipped a program that was already running on that CPU, and with it the event. Told by
+	// MissedRecursion: the kernel skipped a program that was already running on that CPU, and with it the event. Told by
 	// kernels from 6.1. From 7.0 programs of tracepoints can be preempted, and then another task's event is skipped.
-	Recursion MissReason = "recursion"
-	// Update: a map update failed; the event is in the overflow series.
-	Update MissReason = "update"
-	// Storage: a task's storage was busy or could not be allocated.
-	Storage MissReason = "storage"
-	// Unmatched: an end came without its start.
-	Unmatched MissReason = "unmatched"
+	MissedRecursion MissReason = "recursion"
+	// MissedUpdate: a map update failed; the event is in the overflow series.
+	MissedUpdate MissReason = "update"
+	// MissedStorage: a task's storage was busy or could not be allocated, at its creation or at an event, which then is
+	// in no series.
+	MissedStorage MissReason = "storage"
 )
 
 // TableStatus tells how full the memory of a group of instruments is.

@@ -19,6 +19,8 @@ type Spec struct {
 	// Load returns the probe's collection. Programs in it are attached where their sections say; iterators run once.
 	Load   func() (*ebpf.CollectionSpec, error)
 	Tables []TableSpec
+	// Redundant lists the programs whose work another one does when the kernel skips them.
+	Redundant []string
 	// Adapt, if there is one, fits the collection to the kernel and to which metrics are enabled.
 	Adapt func(*ebpf.CollectionSpec, Environment) error
 }
@@ -31,8 +33,8 @@ type TableSpec struct {
 	MaxShards int
 	// Decode reads the cgroup id and the attributes of the key's own from a key.
 	Decode func(key []byte) (cgroup uint64, attributes []Attribute)
-	// Derived says that another table of the probe counts the same events.
-	Derived     bool
+	// CountedBy is the table before it, if there is one, whose counters count the same events.
+	CountedBy   string
 	Instruments []Instrument
 }
 

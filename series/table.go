@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // Table is one table of a loaded collection. It is not safe for concurrent use; the BPF programs may run all the time.
@@ -20,10 +19,11 @@ type Table struct {
 	keys   *ebpf.Map
 	free   *ebpf.Map
 	full   *ebpf.Variable
-	info   []uint64 // shared with the kernel
-	cells  []uint64 // shared with the kernel
-	known  []bool   // by slot
-	used   int      // slots known, without the overflow slot
+	info   *memory
+	cells  *memory // mapped by chunk
+	mapped []bool  // by chunk
+	known  []bool  // by slot
+	used   int     // slots known, without the overflow slot
 }
 
 // The words of struct NAME_info.
@@ -33,6 +33,10 @@ const (
 	infoKey
 )
 
+// chunks is how many parts the cells of a shard are mapped in, each when a slot of it is first known: pages of a kernel's map
+// count as resident memory of the process wherever they are mapped, used or not.
+const chunks = 32
+
 // Open maps the table's memory and hands its free slots to the kernel. The maps stay the collection's.
 func Open(coll *ebpf.Collection, name string, layout Layout) (*Table, error) {
 	t := &Table{
@@ -41,13 +45,20 @@ func Open(coll *ebpf.Collection, name string, layout Layout) (*Table, error) {
 		keys:   coll.Maps[name+"_keys"],
 		free:   coll.Maps[name+"_free"],
 		full:   coll.Variables[name+"_full"],
+		mapped: make([]bool, chunks),
 		known:  make([]bool, layout.Slots),
 	}
 	var err error
-	if t.info, err = mmap(coll.Maps[name+"_info"], layout.Slots*layout.InfoSize); err != nil {
-		return nil, fmt.Errorf("map %s_info into memory: %w", name, err)
+	if t.info, err = reserve(coll.Maps[name+"_info"], layout.Slots*layout.InfoSize); err == nil {
+		err = t.info.share(0, layout.Slots*layout.InfoSize)
 	}
-	if t.cells, err = mmap(coll.Maps[name+"_cells"], layout.Slots*layout.Shards*layout.CellSize); err != nil {
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map %s_info into memory: %w", name, err), t.Close())
+	}
+	if t.cells, err = reserve(coll.Maps[name+"_cells"], layout.Slots*layout.Shards*layout.CellSize); err == nil {
+		err = t.mapCells(Overflow)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map %s_cells into memory: %w", name, err), t.Close())
 	}
 	for slot := Overflow + 1; slot < layout.Slots; slot++ {
@@ -61,9 +72,27 @@ func Open(coll *ebpf.Collection, name string, layout Layout) (*Table, error) {
 
 // Close unmaps the memory.
 func (t *Table) Close() error {
-	err := errors.Join(munmap(t.info), munmap(t.cells))
+	err := errors.Join(t.info.release(), t.cells.release())
 	t.info, t.cells = nil, nil
 	return err
+}
+
+// mapCells maps the cells of the slot, and of those around it.
+func (t *Table) mapCells(slot int) error {
+	size := (t.layout.Slots + chunks - 1) / chunks
+	chunk := slot / size
+	if t.mapped[chunk] {
+		return nil
+	}
+	first, end := chunk*size, min((chunk+1)*size, t.layout.Slots)
+	for shard := range t.layout.Shards {
+		start := shard * t.layout.Slots
+		if err := t.cells.share((start+first)*t.layout.CellSize, (start+end)*t.layout.CellSize); err != nil {
+			return err
+		}
+	}
+	t.mapped[chunk] = true
+	return nil
 }
 
 // Layout returns the table's size.
@@ -75,33 +104,38 @@ func (t *Table) Used() int { return t.used }
 // Free is the number of slots that a program may still claim.
 func (t *Table) Free() int { return t.layout.Slots - 1 - t.used }
 
-// Fresh appends to slots those that have become live since the last call. Their keys may be read after a Quiesce.
-func (t *Table) Fresh(slots []uint32) []uint32 {
+// Fresh appends to slots those that have become live since the last call. Their keys may be read after a Quiesce. What an
+// error leaves out, the next call returns.
+func (t *Table) Fresh(slots []uint32) ([]uint32, error) {
 	words := t.layout.InfoSize / 8
 	for slot := range t.known {
-		if !t.known[slot] && atomic.LoadUint64(&t.info[slot*words+infoLive]) != 0 {
-			t.known[slot] = true
-			t.used++
-			slots = append(slots, uint32(slot))
+		if t.known[slot] || atomic.LoadUint64(&t.info.words[slot*words+infoLive]) == 0 {
+			continue
 		}
+		if err := t.mapCells(slot); err != nil {
+			return slots, fmt.Errorf("map %s_cells into memory: %w", t.name, err)
+		}
+		t.known[slot] = true
+		t.used++
+		slots = append(slots, uint32(slot))
 	}
-	return slots
+	return slots, nil
 }
 
 // Key returns the slot's key, in memory shared with the kernel: valid until the slot is recycled.
 func (t *Table) Key(slot uint32) []byte {
 	word := int(slot)*t.layout.InfoSize/8 + infoKey
-	return unsafe.Slice((*byte)(unsafe.Pointer(&t.info[word])), t.layout.KeySize)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&t.info.words[word])), t.layout.KeySize)
 }
 
 // Created is when the slot's series began, in ns of CLOCK_MONOTONIC.
 func (t *Table) Created(slot uint32) uint64 {
-	return atomic.LoadUint64(&t.info[int(slot)*t.layout.InfoSize/8+infoCreated])
+	return atomic.LoadUint64(&t.info.words[int(slot)*t.layout.InfoSize/8+infoCreated])
 }
 
 // SetCreated changes when the slot's series began.
 func (t *Table) SetCreated(slot uint32, ns uint64) {
-	atomic.StoreUint64(&t.info[int(slot)*t.layout.InfoSize/8+infoCreated], ns)
+	atomic.StoreUint64(&t.info.words[int(slot)*t.layout.InfoSize/8+infoCreated], ns)
 }
 
 // Add adds to sums the words of the slot's cell from offset (bytes) on, over all shards.
@@ -159,7 +193,7 @@ func (t *Table) Recycle(slots ...uint32) error {
 			clear(t.cell(slot, shard))
 		}
 		words := t.layout.InfoSize / 8
-		clear(t.info[int(slot)*words:][:words])
+		clear(t.info.words[int(slot)*words:][:words])
 		t.known[slot] = false
 		t.used--
 		if err := t.free.Put(nil, slot); err != nil {
@@ -179,20 +213,5 @@ func (t *Table) Reopen() error {
 
 func (t *Table) cell(slot uint32, shard int) []uint64 {
 	words := t.layout.CellSize / 8
-	return t.cells[(shard*t.layout.Slots+int(slot))*words:][:words]
-}
-
-func mmap(m *ebpf.Map, size int) ([]uint64, error) {
-	b, err := unix.Mmap(m.FD(), 0, pages(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, err
-	}
-	return unsafe.Slice((*uint64)(unsafe.Pointer(&b[0])), len(b)/8), nil
-}
-
-func munmap(words []uint64) error {
-	if words == nil {
-		return nil
-	}
-	return unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8))
+	return t.cells.words[(shard*t.layout.Slots+int(slot))*words:][:words]
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -113,8 +115,8 @@ func (s *sample) full() bool {
 // fresh returns the slots that are new, after a Quiesce.
 func (s *sample) fresh() []uint32 {
 	s.t.Helper()
-	slots := s.Fresh(nil)
-	s.must(Quiesce())
+	slots, err := s.Fresh(nil)
+	s.must(errors.Join(err, Quiesce()))
 	return slots
 }
 
@@ -518,4 +520,41 @@ func TestRetireUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d events, %d series retired, %d events in the overflow series", counted.Load(), retired, s.Value(Overflow, offsetEvents))
 	s.checkSlots()
+}
+
+// Only what is in use is mapped, and so counts as the process's memory.
+func TestResident(t *testing.T) {
+	before := resident(t)
+	s := newSample(t, 8192, 2)
+	cells := s.layout.Slots * s.layout.Shards * s.layout.CellSize
+	info := s.layout.Slots * s.layout.InfoSize
+	s.count(0, 10, 1)
+	s.fresh()
+	if got := resident(t) - before; got > info+cells/8 {
+		t.Errorf("%d bytes are resident with 10 series, of %d for cells and %d for info", got, cells, info)
+	}
+	s.count(0, 8000, 1)
+	s.fresh()
+	if got := resident(t) - before; got < info+cells*9/10 {
+		t.Errorf("%d bytes are resident with 8,000 series, of %d for cells and %d for info", got, cells, info)
+	}
+}
+
+// resident is how many bytes of BPF maps are in this process's memory.
+func resident(t *testing.T) (bytes int) {
+	t.Helper()
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := false
+	for line := range strings.Lines(string(smaps)) {
+		var kibibytes int
+		if n, _ := fmt.Sscanf(line, "Rss: %d kB", &kibibytes); n == 1 && inside {
+			bytes += kibibytes << 10
+		} else if addresses, _, _ := strings.Cut(line, " "); strings.Contains(addresses, "-") {
+			inside = strings.Contains(line, "bpf-map")
+		}
+	}
+	return bytes
 }

@@ -40,7 +40,7 @@ func (x *Index) Lookup(cgroup uint64) (Identity, bool) {
 	if !ok {
 		return Identity{}, false
 	}
-	id := Identify(path)
+	id := identify(path)
 	x.ids[cgroup] = id
 	return id, true
 }

@@ -89,7 +89,12 @@ func (x *tree) remove(id, at uint64) {
 	x.must(x.maps["cgroups_cells"].Put(slot, &entry))
 }
 
-func (x *tree) learn() { x.Learn(x.table.Fresh(nil)) }
+func (x *tree) learn() {
+	x.t.Helper()
+	slots, err := x.table.Fresh(nil)
+	x.must(err)
+	x.Learn(slots)
+}
 
 func (x *tree) forget(ids ...uint64) {
 	x.t.Helper()

@@ -33,8 +33,8 @@ var (
 	unit = regexp.MustCompile(`^[0-9A-Za-z:_.\\-]+(?:@[0-9A-Za-z:_.\\@-]+)?\.(?:service|scope|socket|mount|swap)$`)
 )
 
-// Identify reads a cgroup's path, absolute from the root of the default hierarchy.
-func Identify(path string) Identity {
+// identify reads a cgroup's path, absolute from the root of the default hierarchy.
+func identify(path string) Identity {
 	id := Identity{Cgroup: path}
 	// systemd's tree is slices, then a unit. What is below the unit is the unit's own affair, until a container begins:
 	// there may be another systemd in it.

@@ -156,7 +156,7 @@ func TestIdentify(t *testing.T) {
 		{path: "/a:b:c:" + outer},
 	} {
 		want := Identity{Cgroup: test.path, ContainerID: test.container, PodUID: test.pod, SystemdUnit: test.unit}
-		if got := Identify(test.path); got != want {
+		if got := identify(test.path); got != want {
 			t.Errorf("%q\ngot  %+v\nwant %+v", test.path, got, want)
 		}
 	}
@@ -176,7 +176,7 @@ func FuzzIdentify(f *testing.F) {
 		unit      = regexp.MustCompile(`^([[:graph:]]+\.(service|scope|socket|mount|swap))?$`)
 	)
 	f.Fuzz(func(t *testing.T, path string) {
-		id := Identify(path)
+		id := identify(path)
 		if id.Cgroup != path {
 			t.Errorf("cgroup %q of the path %q", id.Cgroup, path)
 		}
@@ -200,7 +200,7 @@ func BenchmarkIdentify(b *testing.B) {
 			b.Run(fmt.Sprintf("%.8s/%d", part, size), func(b *testing.B) {
 				b.SetBytes(int64(len(path)))
 				for b.Loop() {
-					Identify(path)
+					identify(path)
 				}
 			})
 		}

@@ -43,7 +43,8 @@ type finding struct {
 const connectTimeout = 5 * time.Second
 
 func checkCommand() *cobra.Command {
-	var path, output string
+	var path string
+	var output format
 	command := &cobra.Command{
 		Use:   "check",
 		Short: "Check the kernel, the privileges, every enabled probe and the way to the endpoint",
@@ -55,8 +56,14 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			findings := append(checkHost(), checkProbes(c)...)
-			findings = append(findings, checkEndpoint(command.Context(), c)...)
+			kernel, err := probes.RunningKernel()
+			findings := checkHost(kernel, err)
+			if err == nil {
+				findings = append(findings, checkProbes(c, kernel)...)
+			}
+			if options := otlp(c); options != nil {
+				findings = append(findings, checkEndpoint(command.Context(), options)...)
+			}
 			if err := write(command.OutOrStdout(), output, findings, func(w io.Writer) error {
 				return printFindings(w, findings)
 			}); err != nil {
@@ -90,12 +97,12 @@ func printFindings(w io.Writer, findings []finding) error {
 }
 
 // checkHost looks at what all probes need.
-func checkHost() []finding {
-	return []finding{checkKernel(), checkCapabilities(), checkLockdown(), checkCgroups()}
+func checkHost(kernel *probes.Kernel, err error) []finding {
+	return []finding{checkKernel(kernel, err), checkCapabilities(), checkLockdown(), checkCgroups()}
 }
 
-func checkKernel() finding {
-	kernel, err := probes.RunningKernel()
+// checkKernel tells what probes.RunningKernel found.
+func checkKernel(kernel *probes.Kernel, err error) finding {
 	if err != nil {
 		return finding{"kernel", checkFailed, err.Error(),
 			"the programs read the kernel's structures where its BTF says they are",
@@ -160,6 +167,11 @@ func checkCgroups() finding {
 	if err != nil {
 		return finding{Check: "cgroups", Outcome: checkWarning, Found: err.Error()}
 	}
+	return mountedCgroups(mounts)
+}
+
+// mountedCgroups looks for cgroup file systems in /proc/PID/mountinfo.
+func mountedCgroups(mounts []byte) finding {
 	v1, v2 := false, false
 	for lines := bufio.NewScanner(bytes.NewReader(mounts)); lines.Scan(); {
 		if _, after, found := strings.Cut(lines.Text(), " - "); found {
@@ -174,13 +186,17 @@ func checkCgroups() finding {
 		return finding{"cgroups", checkWarning, "v1 only",
 			"counts are right, but workloads are told apart by the v2 hierarchy: their attributes will be missing",
 			"boot with systemd.unified_cgroup_hierarchy=1"}
+	case !v2:
+		return finding{"cgroups", checkWarning, "no cgroup file system is mounted here",
+			"if none is on the host either, workloads are not told apart: their attributes will be missing",
+			"if so, mount one there: mount -t cgroup2 cgroup2 /sys/fs/cgroup"}
 	}
 	return finding{Check: "cgroups", Outcome: checkOK, Found: "v2"}
 }
 
 // checkProbes tries to load every probe; one that is not enabled is only a warning.
-func checkProbes(c *config.Config) []finding {
-	reports, _, err := tryProbes(c)
+func checkProbes(c *config.Config, kernel *probes.Kernel) []finding {
+	reports, _, err := tryProbes(c, kernel)
 	if err != nil {
 		return []finding{{Check: "probes", Outcome: checkFailed, Found: err.Error()}}
 	}
@@ -201,9 +217,8 @@ func checkProbes(c *config.Config) []finding {
 }
 
 // checkEndpoint goes the way of an export, step by step: name, TCP, TLS, an empty request.
-func checkEndpoint(ctx context.Context, c *config.Config) []finding {
+func checkEndpoint(ctx context.Context, options *telemetry.OTLP) []finding {
 	const why = "metrics are kept in the kernel and exported when the endpoint answers"
-	options := otlp(c.Export)
 	u, err := url.Parse(options.Endpoint)
 	if err != nil {
 		return []finding{{Check: "endpoint", Outcome: checkWarning, Found: err.Error(), Why: why}}
@@ -225,9 +240,8 @@ func checkEndpoint(ctx context.Context, c *config.Config) []finding {
 	if !step("endpoint name", u.Hostname()+" is "+strings.Join(addresses, ", "), err, "check export.endpoint and the DNS") {
 		return findings
 	}
-	address := net.JoinHostPort(u.Hostname(), port(u))
-	connection, err := dialer.DialContext(ctx, "tcp", address)
-	if !step("endpoint TCP", address+" accepts connections", err,
+	connection, err := dialer.DialContext(ctx, "tcp", u.Host)
+	if !step("endpoint TCP", u.Host+" accepts connections", err,
 		"start the Collector there, or set export.endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)") {
 		return findings
 	}
@@ -242,17 +256,7 @@ func checkEndpoint(ctx context.Context, c *config.Config) []finding {
 			return findings
 		}
 	}
-	step("endpoint OTLP", "takes "+c.Export.Protocol+" requests", telemetry.CheckExport(ctx, *options),
+	step("endpoint OTLP", "takes "+string(options.Protocol)+" requests", telemetry.CheckExport(ctx, *options),
 		"check export.protocol: grpc is usually on port 4317, http/protobuf on 4318")
 	return findings
-}
-
-func port(u *url.URL) string {
-	if port := u.Port(); port != "" {
-		return port
-	}
-	if u.Scheme == "https" {
-		return "443"
-	}
-	return "80"
 }

@@ -39,6 +39,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		PersistentPreRun: func(*cobra.Command, []string) { started = true },
 	}
 	root.AddCommand(runCommand(), probesCommand(), checkCommand(), configCommand(), versionCommand())
+	root.InitDefaultCompletionCmd()
+	for _, group := range root.Commands() {
+		if group.HasSubCommands() { // cobra would answer an unknown one with the help, and success
+			group.RunE = func(group *cobra.Command, _ []string) error { return group.Help() }
+		}
+	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"text/tabwriter"
 
@@ -26,7 +28,8 @@ type probeReport struct {
 }
 
 func probesCommand() *cobra.Command {
-	var path, output string
+	var path string
+	var output format
 	command := &cobra.Command{
 		Use:   "probes",
 		Short: "List the probes: what this kernel supports, what is on by default, and the memory that each takes",
@@ -36,7 +39,11 @@ func probesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reports, plan, err := tryProbes(c)
+			kernel, err := probes.RunningKernel()
+			if err != nil {
+				return err
+			}
+			reports, plan, err := tryProbes(c, kernel)
 			if err != nil {
 				return err
 			}
@@ -51,23 +58,19 @@ func probesCommand() *cobra.Command {
 }
 
 // tryProbes loads every probe, enabled or not, to see whether the kernel takes it. None of them counts anything.
-func tryProbes(c *config.Config) ([]probeReport, *probes.Plan, error) {
-	kernel, err := probes.RunningKernel()
-	if err != nil {
-		return nil, nil, err
-	}
+func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.Plan, error) {
 	plan, err := probes.NewPlan(probes.All(), probeOptions(c), kernel)
 	if err != nil {
 		return nil, nil, usageError{err}
 	}
 	all := probeOptions(c)
 	all.Enabled = func(*probes.Spec) bool { return true }
-	all.SeriesLimit = 1
+	all.SeriesLimit, all.MemoryLimit = 1, math.MaxUint64 // memory_limit is for the enabled ones
 	trial, err := probes.NewPlan(probes.All(), all, kernel)
 	if err != nil {
 		return nil, nil, usageError{err}
 	}
-	set, err := probes.Load(trial, all, kernel)
+	set, err := probes.Load(trial)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -123,20 +126,34 @@ func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
-// outputFlag adds --output to a command that can answer as text or JSON.
-func outputFlag(command *cobra.Command, output *string) {
-	command.Flags().StringVar(output, "output", "text", "`FORMAT` of the answer: text or json")
+// format is how a command answers: text or json.
+type format string
+
+// outputFlag adds --output to a command that can answer in either format.
+func outputFlag(command *cobra.Command, output *format) {
+	*output = "text"
+	command.Flags().Var(output, "output", "`FORMAT` of the answer: text or json")
+}
+
+func (f *format) String() string { return string(*f) }
+
+func (f *format) Type() string { return "string" }
+
+// Set refuses other formats before the command does anything.
+func (f *format) Set(text string) error {
+	if text != "text" && text != "json" {
+		return errors.New("write text or json")
+	}
+	*f = format(text)
+	return nil
 }
 
 // write answers in the chosen format.
-func write(w io.Writer, output string, answer any, text func(io.Writer) error) error {
-	switch output {
-	case "text":
+func write(w io.Writer, output format, answer any, text func(io.Writer) error) error {
+	if output == "text" {
 		return text(w)
-	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(answer)
 	}
-	return usageError{fmt.Errorf("--output %s: write text or json", output)}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(answer)
 }

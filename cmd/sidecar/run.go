@@ -74,37 +74,61 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Wr
 		<-ctx.Done()
 		return nil
 	}
-	var source telemetry.Source = nothing{}
-	open := func() error { return nil }
+	var measured source = nothing{}
 	if !options.safe {
-		set, err := loadProbes(c, options.strict, logger)
-		if err != nil {
+		if measured, err = loadProbes(c, options.strict, logger); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, set.Close()) }()
-		source, open = set, set.Open
 	}
-	pipeline, err := telemetry.Start(ctx, telemetryOptions(c, stdout, logger), source)
+	export := telemetryOptions(c, stdout, logger)
+	pipeline, err := telemetry.Start(ctx, export, measured)
 	if err != nil {
-		return fmt.Errorf("start the export: %w", err)
+		return errors.Join(fmt.Errorf("start the export: %w", err), measured.Close())
 	}
 	defer func() {
-		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		_ = pipeline.Shutdown(shutdown) // it has logged what could not be sent
-		logger.Info("stopped")
+		err = errors.Join(err, stop(ctx, pipeline, measured, logger))
 	}()
-	if err := open(); err != nil {
+	if err := measured.Open(); err != nil {
 		return err
 	}
 	debug.FreeOSMemory() // what loading took: the kernel's types above all
-	logger.Info("running", "version", version, "endpoint", c.Export.Endpoint, "interval", c.Export.Interval)
+	running := []any{"version", version, "interval", c.Export.Interval}
+	if export.OTLP != nil {
+		running = append(running, "endpoint", export.OTLP.Endpoint)
+	}
+	logger.Info("running", running...)
 	<-ctx.Done()
 	return nil
 }
 
+// stop exports a last time, and closes what was measured. An export that has failed is no failure of the sidecar.
+func stop(ctx context.Context, pipeline *telemetry.Pipeline, measured source, logger *slog.Logger) error {
+	err := pipeline.Shutdown(ctx)
+	if err != nil {
+		logger.Warn("the last export failed", "error", err)
+	}
+	logger.Info("stopped")
+	if errors.Is(err, telemetry.ErrNotEnded) {
+		return nil // it may still read the maps' memory, and the end of the process closes all
+	}
+	return measured.Close()
+}
+
+// source is what is measured: a Set of probes, or nothing.
+type source interface {
+	telemetry.Source
+	Open() error
+	Close() error
+}
+
 // nothing is the source of a sidecar without probes.
 type nothing struct{}
+
+func (nothing) Open() error { return nil }
+
+func (nothing) Close() error { return nil }
 
 func (nothing) Snapshot() (*probes.Snapshot, error) { return &probes.Snapshot{Time: time.Now()}, nil }
 
@@ -125,7 +149,7 @@ func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set
 		logger.Warn("memory_limit lowers the series limit", "memory_limit", c.MemoryLimit,
 			"series_limit", plan.SeriesLimit, "configured", c.SeriesLimit)
 	}
-	set, err := probes.Load(plan, options, kernel)
+	set, err := probes.Load(plan)
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +168,13 @@ func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set
 
 func telemetryOptions(c *config.Config, stdout io.Writer, logger *slog.Logger) telemetry.Options {
 	options := telemetry.Options{
-		Version:       version,
-		Revision:      revision(),
-		Interval:      c.Export.Interval,
-		ExportTimeout: max(c.Export.CycleTimeout, c.Export.Timeout),
-		Logger:        logger,
+		Version:         version,
+		Revision:        revision(),
+		Interval:        c.Export.Interval,
+		ExportTimeout:   c.Export.CycleTimeout,
+		ExplicitBuckets: c.Export.Histograms == config.ExplicitBuckets,
+		OTLP:            otlp(c),
+		Logger:          logger,
 	}
 	for _, spec := range probes.All() {
 		for instrument := range spec.Instruments() {
@@ -156,28 +182,29 @@ func telemetryOptions(c *config.Config, stdout io.Writer, logger *slog.Logger) t
 				telemetry.Instrument{Scope: spec.Scope(), Instrument: instrument})
 		}
 	}
-	if slices.Contains(c.Exporters, config.OTLP) {
-		options.OTLP = otlp(c.Export)
-	}
 	if slices.Contains(c.Exporters, config.Console) || !c.Export.EndpointSet && isTerminal(stdout) {
 		options.Console = &telemetry.Console{Writer: stdout}
 	}
 	return options
 }
 
-func otlp(c config.Export) *telemetry.OTLP {
+// otlp says where to send, nil for nowhere.
+func otlp(c *config.Config) *telemetry.OTLP {
+	if c.Disabled || !slices.Contains(c.Exporters, config.OTLP) {
+		return nil
+	}
 	return &telemetry.OTLP{
-		Endpoint:    c.Endpoint,
-		Protocol:    telemetry.Protocol(c.Protocol),
-		Headers:     c.Headers,
-		Timeout:     c.Timeout,
-		Compression: c.Compression,
+		Endpoint:    c.Export.Endpoint,
+		Protocol:    telemetry.Protocol(c.Export.Protocol),
+		Headers:     c.Export.Headers,
+		Timeout:     c.Export.Timeout,
+		Compression: c.Export.Compression,
 		TLS: telemetry.TLS{
-			CAFile:             c.TLS.CAFile,
-			CertFile:           c.TLS.CertFile,
-			KeyFile:            c.TLS.KeyFile,
-			ServerName:         c.TLS.ServerName,
-			InsecureSkipVerify: c.TLS.InsecureSkipVerify,
+			CAFile:             c.Export.TLS.CAFile,
+			CertFile:           c.Export.TLS.CertFile,
+			KeyFile:            c.Export.TLS.KeyFile,
+			ServerName:         c.Export.TLS.ServerName,
+			InsecureSkipVerify: c.Export.TLS.InsecureSkipVerify,
 		},
 	}
 }

@@ -20,7 +20,8 @@ happens. Each metric has a switch: ` + "`probes.<probe>.metrics.<metric>: false`
 
 All series also carry the workload attributes that apply: ` + "`container.id`, `k8s.pod.uid`, `systemd.unit`" + `, and if asked
 for ` + "`process.linux.cgroup`" + ` (see ` + "`attributes`" + ` in the configuration). The series with
-` + "`otel.metric.overflow=true`" + ` takes the events of all series that found no room.
+` + "`otel.metric.overflow=true`" + ` takes the events of all series that found no room, and those
+of a cgroup that was gone before it was known.
 {{range .Probes}}
 ## {{.Name}}
 
