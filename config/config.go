@@ -7,9 +7,10 @@
 //	yaml     the key in the file; a field without one is set by a variable only
 //	default  its value in the file's notation
 //	enum     the values that there are, separated by |
+//	instead  what to do instead of setting another; without it, the values are listed
 //	env      the OpenTelemetry variable that sets it; OTEL_EXPORTER_OTLP_X also stands for OTEL_EXPORTER_OTLP_METRICS_X,
-//	         which wins. Every key with a single value has a variable of ours too, which wins over both: SIDECAR_ and
-//	         its path, as in SIDECAR_EXPORT_ENDPOINT
+//	         which wins. Every key with a single value, but for those below probes, has a variable of ours too, which
+//	         wins over both: SIDECAR_ and its path, as in SIDECAR_EXPORT_ENDPOINT
 //	doc      one line for people
 //
 // OTEL_EXPORTER_OTLP_INSECURE has no say: by the specification it is for endpoints without a scheme, and those are
@@ -27,17 +28,11 @@ const (
 	HTTPProtobuf = "http/protobuf"
 )
 
-// Values of Export.Compression.
-const (
-	None = "none"
-	Gzip = "gzip"
-)
+// JSON is the value of Log.Format that is not the default.
+const JSON = "json"
 
-// Values of Log.Format.
-const (
-	Text = "text"
-	JSON = "json"
-)
+// ExplicitBuckets is the value of Export.Histograms that is not the default.
+const ExplicitBuckets = "explicit_bucket_histogram"
 
 // Values of Config.Exporters.
 const (
@@ -80,8 +75,14 @@ type Export struct {
 	Compression string            `yaml:"compression" default:"none" enum:"none|gzip" env:"OTEL_EXPORTER_OTLP_COMPRESSION" doc:"none or gzip"`
 	TLS         TLS               `yaml:"tls" doc:"for https endpoints"`
 
-	// CycleTimeout is the longest that one collection and the export of all its batches may take.
-	CycleTimeout time.Duration `default:"30s" env:"OTEL_METRIC_EXPORT_TIMEOUT"`
+	// CycleTimeout is the longest that one collection and the export of all its batches may take. If it is not set, it
+	// is 30 s, or Timeout if that is longer.
+	CycleTimeout time.Duration `env:"OTEL_METRIC_EXPORT_TIMEOUT"`
+	// Temporality has one value only.
+	Temporality string `default:"cumulative" enum:"cumulative" instead:"unset it, and let the Collector's cumulativetodelta processor make deltas" env:"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"`
+	// Histograms is the form that histograms are exported in. The specification's default is explicit buckets; ours is
+	// what the kernel counts.
+	Histograms string `default:"base2_exponential_bucket_histogram" enum:"base2_exponential_bucket_histogram|explicit_bucket_histogram" env:"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"`
 }
 
 // TLS is how a connection is secured. File names are as configured; nothing is read here.

@@ -45,6 +45,7 @@ func (e environment) lookup(name string) (string, bool) {
 // wanted returns the defaults with changes.
 func wanted(change func(*Config)) *Config {
 	c, _ := defaults(catalogue)
+	c.Export.CycleTimeout = 30 * time.Second
 	if change != nil {
 		change(c)
 	}
@@ -67,9 +68,10 @@ func TestDefaults(t *testing.T) {
 		MemoryLimit: 64 << 20,
 		Export: Export{
 			Endpoint: "http://localhost:4317", Protocol: GRPC, Interval: 10 * time.Second, Timeout: 10 * time.Second,
-			Compression: None, CycleTimeout: 30 * time.Second,
+			Compression: "none", CycleTimeout: 30 * time.Second,
+			Temporality: "cumulative", Histograms: "base2_exponential_bucket_histogram",
 		},
-		Log:       Log{Level: slog.LevelInfo, Format: Text},
+		Log:       Log{Level: slog.LevelInfo, Format: "text"},
 		Exporters: []string{OTLP},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -121,9 +123,9 @@ log: {level: debug, format: json}
 			c.Export = Export{
 				Endpoint: "https://collector.example:443/otlp/v1/metrics", EndpointSet: true, Protocol: HTTPProtobuf,
 				Interval: 90 * time.Second, Timeout: 500 * time.Millisecond,
-				Headers: map[string]string{"Authorization": "Bearer x=y", "x-n": "1"}, Compression: Gzip,
+				Headers: map[string]string{"Authorization": "Bearer x=y", "x-n": "1"}, Compression: "gzip",
 				TLS:          TLS{"ca", "cert", "key", true, "name"},
-				CycleTimeout: 30 * time.Second,
+				CycleTimeout: 30 * time.Second, Temporality: "cumulative", Histograms: "base2_exponential_bucket_histogram",
 			}
 			c.Log = Log{slog.LevelDebug, JSON}
 		}},
@@ -199,7 +201,7 @@ log: {level: error}
 			c.Export.Endpoint = "https://general:2"
 			c.Export.Headers = map[string]string{"a": "1", "b": "x,y z", "c": "k=v"}
 			c.Export.Timeout = 1500 * time.Millisecond
-			c.Export.Compression = Gzip
+			c.Export.Compression = "gzip"
 			c.Export.TLS = TLS{CAFile: "ca", CertFile: "cert", KeyFile: "key"}
 			c.Export.Interval = time.Minute
 			c.Export.CycleTimeout = 20 * time.Second
@@ -219,6 +221,7 @@ log: {level: error}
 		}, func(c *Config) {
 			c.Export.Endpoint = "http://metrics:3"
 			c.Export.Timeout = (1<<31 - 1) * time.Millisecond
+			c.Export.CycleTimeout = c.Export.Timeout
 			c.Export.Headers = map[string]string{"b": "2"}
 		}},
 		"ours over theirs": {environment{
@@ -255,6 +258,11 @@ log: {level: error}
 		}, func(c *Config) {
 			c.Export.Protocol, c.Export.Endpoint = HTTPProtobuf, "http://metrics:3/otlp/"
 		}},
+		"a short cycle": {environment{"OTEL_METRIC_EXPORT_TIMEOUT": "5000"}, func(c *Config) { c.Export.CycleTimeout = 5 * time.Second }},
+		"preferences": {environment{
+			"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE":        "Cumulative",
+			"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "EXPLICIT_BUCKET_HISTOGRAM",
+		}, func(c *Config) { c.Export.Histograms = ExplicitBuckets }},
 		"no exporter":  {environment{"OTEL_METRICS_EXPORTER": "none"}, func(c *Config) { c.Exporters = nil }},
 		"not disabled": {environment{"OTEL_SDK_DISABLED": "False"}, func(*Config) {}},
 	} {
@@ -318,6 +326,12 @@ func TestError(t *testing.T) {
 		"none and others": {"", environment{"OTEL_METRICS_EXPORTER": "none,otlp"}, "OTEL_METRICS_EXPORTER: none is not the only exporter (write none, or the others)"},
 		"certificate alone": {"", environment{"OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE": "a"},
 			"OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE: a certificate needs its key (set export.tls.key_file too)"},
+		"secret in place of a name": {"", environment{"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Basic dXNlcjpwYXNzd29yZA=="},
+			"OTEL_EXPORTER_OTLP_HEADERS: a header is not name=value with the value percent-encoded (write name1=value1,name2=value2, and %2C for a comma)"},
+		"deltas": {"", environment{"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
+			`OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: "delta" is not known (unset it, and let the Collector's cumulativetodelta processor make deltas)`},
+		"unknown histograms": {"", environment{"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit"},
+			`OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION: "explicit" is not known (write one of base2_exponential_bucket_histogram, explicit_bucket_histogram)`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load("f.yaml", []byte(test.yaml), test.env.lookup, catalogue)
@@ -334,12 +348,12 @@ func TestError(t *testing.T) {
 func TestCheckEndpoint(t *testing.T) {
 	for _, endpoint := range []string{"http://localhost:4317", "https://collector.example:443", "HTTP://[::1]:4317/", "http://127.0.0.1:1"} {
 		for _, protocol := range []string{GRPC, HTTPProtobuf, ""} {
-			if err := CheckEndpoint(endpoint, protocol); err != nil {
+			if err := checkEndpoint(endpoint, protocol); err != nil {
 				t.Errorf("%s: %v", endpoint, err)
 			}
 		}
 	}
-	if err := CheckEndpoint("http://localhost:4318/otlp", HTTPProtobuf); err != nil {
+	if err := checkEndpoint("http://localhost:4318/otlp", HTTPProtobuf); err != nil {
 		t.Error(err)
 	}
 	for endpoint, want := range map[string]string{
@@ -357,7 +371,7 @@ func TestCheckEndpoint(t *testing.T) {
 		"http://me:secret@host:1":  "the URL has a user, a query or a fragment, which are not sent (write scheme, host and port only, and credentials as headers)",
 		"http://host:1?key=secret": "the URL has a user, a query or a fragment, which are not sent (write scheme, host and port only, and credentials as headers)",
 	} {
-		if got := fmt.Sprint(CheckEndpoint(endpoint, GRPC)); got != want {
+		if got := fmt.Sprint(checkEndpoint(endpoint, GRPC)); got != want {
 			t.Errorf("%q\ngot  %s\nwant %s", endpoint, got, want)
 		}
 	}
@@ -422,7 +436,7 @@ func TestSchema(t *testing.T) {
 	golden(t, "schema.json", append(text, '\n'))
 	var closed func(path string, schema map[string]any)
 	closed = func(path string, schema map[string]any) {
-		if path != "" && schema["description"] == "" {
+		if text, _ := schema["description"].(string); path != "" && text == "" {
 			t.Errorf("%s has no description", path)
 		}
 		properties, _ := schema["properties"].(map[string]any)
@@ -484,7 +498,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		if err := CheckEndpoint(config.Export.Endpoint, config.Export.Protocol); err != nil {
+		if err := checkEndpoint(config.Export.Endpoint, config.Export.Protocol); err != nil {
 			t.Error(err)
 		}
 		for _, k := range (key{value: reflect.ValueOf(config).Elem()}).leaves() {

@@ -19,7 +19,9 @@ const introduction = `## Configuration of the eBPF sidecar: every key with its d
 ##
 ## ${env:NAME} is the value of a variable, ${env:NAME:-default} has a default, $$ is a $.
 ## A variable wins over the file: SIDECAR_EXPORT_INTERVAL over export.interval, and so on
-## for every key with a single value; the OTEL_* variables have their usual meaning.
+## for every key with a single value but those below probes; the OTEL_* variables have
+## their usual meaning. K8S_CLUSTER_NAME and K8S_NODE_NAME (or NODE_NAME), where they are
+## set, become attributes of the resource.
 
 `
 

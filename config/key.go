@@ -114,7 +114,7 @@ func (k key) variables() []string {
 		names = append(names, "SIDECAR_"+strings.ToUpper(strings.ReplaceAll(k.path, ".", "_")))
 	}
 	if name, ok := k.tag.Lookup("env"); ok {
-		if rest, ok := strings.CutPrefix(name, "OTEL_EXPORTER_OTLP_"); ok {
+		if rest, ok := strings.CutPrefix(name, "OTEL_EXPORTER_OTLP_"); ok && !strings.HasPrefix(rest, "METRICS_") {
 			names = append(names, "OTEL_EXPORTER_OTLP_METRICS_"+rest)
 		}
 		names = append(names, name)

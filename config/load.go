@@ -91,7 +91,7 @@ func (l *loader) report(o origin, format string, args ...any) {
 func (l *loader) set(k key, text string, o origin) bool {
 	err := k.set(text)
 	if k.path == endpointPath {
-		err = CheckEndpoint(text, "") // whether it goes with the protocol is known once that is
+		err = checkEndpoint(text, "") // whether it goes with the protocol is known once that is
 	}
 	if err != nil {
 		l.reportAt(k.path, o, err)
@@ -176,7 +176,7 @@ func (l *loader) variable(k key, name, text string) {
 
 // finish completes and checks what depends on several keys.
 func (l *loader) finish(c *Config) {
-	if slices.Contains(c.Exporters, None) {
+	if slices.Contains(c.Exporters, "none") {
 		if len(c.Exporters) > 1 {
 			l.report(origin{variable: "OTEL_METRICS_EXPORTER"}, "none is not the only exporter (write none, or the others)")
 		}
@@ -184,6 +184,9 @@ func (l *loader) finish(c *Config) {
 	}
 
 	e := &c.Export
+	if e.CycleTimeout == 0 {
+		e.CycleTimeout = max(30*time.Second, e.Timeout)
+	}
 	cert, key := l.origins["export.tls.cert_file"], l.origins["export.tls.key_file"]
 	switch {
 	case e.TLS.CertFile != "" && e.TLS.KeyFile == "":
@@ -200,7 +203,7 @@ func (l *loader) finish(c *Config) {
 		}
 		return
 	}
-	if err := CheckEndpoint(e.Endpoint, e.Protocol); err != nil {
+	if err := checkEndpoint(e.Endpoint, e.Protocol); err != nil {
 		l.reportAt(endpointPath, o, err)
 		return
 	}

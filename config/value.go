@@ -79,7 +79,7 @@ func (k key) add(item string) error {
 // known checks text against the values that the key can have.
 func (k key) known(text string) error {
 	if values := k.enum(); values != nil && !slices.Contains(values, text) {
-		return fmt.Errorf("%q is not known (%s)", text, hint(text, values))
+		return fmt.Errorf("%q is not known (%s)", text, cmp.Or(k.tag.Get("instead"), hint(text, values)))
 	}
 	return nil
 }
@@ -92,11 +92,12 @@ func parseHeaders(headers *map[string]string, text string) error {
 		name, value, ok := strings.Cut(entry, "=")
 		name = strings.TrimSpace(name)
 		value, err := url.PathUnescape(strings.TrimSpace(value))
-		if !ok || err != nil {
+		if !ok || err != nil || !headerName.MatchString(name) {
+			// The name is not shown either: it is the value's beginning if the = is not where it should be.
 			return errors.New("a header is not name=value with the value percent-encoded " +
 				"(write name1=value1,name2=value2, and %2C for a comma)")
 		}
-		if err := cmp.Or(checkHeaderName(name), checkHeaderValue(name, value)); err != nil {
+		if err := checkHeaderValue(name, value); err != nil {
 			return err
 		}
 		(*headers)[name] = value
@@ -122,9 +123,9 @@ func checkHeaderValue(name, value string) error {
 	return nil
 }
 
-// CheckEndpoint checks that endpoint is a URL that the exporter of the protocol (any, if it is empty) reads as it is
+// checkEndpoint checks that endpoint is a URL that the exporter of the protocol (any, if it is empty) reads as it is
 // meant. The Go SDK takes 127.0.0.1:4317 for localhost and http://host for port 443. The error says what to write.
-func CheckEndpoint(endpoint, protocol string) error {
+func checkEndpoint(endpoint, protocol string) error {
 	port := "4317"
 	if protocol == HTTPProtobuf {
 		port = "4318"

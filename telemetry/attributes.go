@@ -21,7 +21,7 @@ type attributeSets struct {
 
 // handle is one list of the probes.
 type handle struct {
-	list *probes.Attributes
+	list *probes.Attributes // nil when it is forgotten
 	*series
 	cycle uint64 // the last one that it was seen in
 }
@@ -140,6 +140,7 @@ func (s *attributeSets) end() {
 			continue
 		}
 		delete(s.handles, a)
+		h.list = nil // positions of a metric without points in this cycle still have it
 		if h.handles--; h.handles == 0 {
 			delete(s.series, h.set.Equivalent())
 		}

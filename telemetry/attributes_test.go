@@ -39,4 +39,15 @@ func TestAttributeSets(t *testing.T) {
 	check(1, 1)
 	cycle()
 	check(0, 0)
+
+	// A metric without points in a cycle leaves its positions as they are.
+	var kept positions
+	for range 2 {
+		s.begin()
+		s.of(a, &kept, 0)
+		s.end()
+		check(1, 1)
+		cycle()
+		check(0, 0)
+	}
 }

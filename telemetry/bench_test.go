@@ -66,7 +66,7 @@ func startDelivery(tb testing.TB, source Source, exporter sdkmetric.Exporter) *P
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p, err := newPipeline(tb.Context(), o, preferences{}, newErrorLog(o.Logger), source, exporter)
+	p, err := newPipeline(tb.Context(), o, newErrorLog(o.Logger), source, exporter)
 	if err != nil {
 		tb.Fatal(err)
 	}

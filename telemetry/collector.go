@@ -87,7 +87,6 @@ func (c *collector) begin(ctx context.Context) {
 	if !c.ready.Load() {
 		return
 	}
-	c.sets.begin()
 	start := time.Now()
 	snapshot, err := c.source.Snapshot()
 	c.self.collected(ctx, time.Since(start), err)
@@ -98,6 +97,7 @@ func (c *collector) begin(ctx context.Context) {
 	}
 	c.log.worked(snapshotTopic, "")
 	c.snapshot = snapshot
+	c.sets.begin()
 	c.tellOverflow()
 }
 

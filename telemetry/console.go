@@ -3,7 +3,6 @@ package telemetry
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"fmt"
 	"io"
 	"math"
@@ -16,26 +15,22 @@ import (
 	goruntime "go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/instrumentation"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
 const (
-	defaultRows = 10
-	maxValue    = 40 // characters of an attribute's value
+	maxRows  = 10 // a metric
+	maxValue = 40 // characters of an attribute's value
 )
 
 // console prints a table of all metrics but those of the Go runtime. It is plain text: no escape sequence leaves it, the
 // ones in attributes included.
 type console struct {
 	w        io.Writer
-	rows     int
 	previous map[rowKey]reading
 	tables   int       // printed so far
 	latest   time.Time // of the points of this table
 }
-
-var _ sdkmetric.Exporter = (*console)(nil)
 
 type rowKey struct {
 	scope  instrumentation.Scope
@@ -51,19 +46,8 @@ type reading struct {
 }
 
 func newConsole(o Console) *console {
-	return &console{w: o.Writer, rows: cmp.Or(o.Rows, defaultRows), previous: make(map[rowKey]reading)}
+	return &console{w: o.Writer, previous: make(map[rowKey]reading)}
 }
-
-func (*console) Temporality(k sdkmetric.InstrumentKind) metricdata.Temporality {
-	return sdkmetric.CumulativeTemporalitySelector(k)
-}
-
-func (*console) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
-	return sdkmetric.DefaultAggregationSelector(k)
-}
-
-func (*console) ForceFlush(context.Context) error { return nil }
-func (*console) Shutdown(context.Context) error   { return nil }
 
 // table is the rows of one metric.
 type table struct {
@@ -80,7 +64,7 @@ type row struct {
 }
 
 // Export writes one table a metric, all in one write.
-func (c *console) Export(_ context.Context, rm *metricdata.ResourceMetrics) error {
+func (c *console) Export(rm *metricdata.ResourceMetrics) error {
 	c.tables++
 	var tables []table
 	for _, sm := range rm.ScopeMetrics {
@@ -107,7 +91,7 @@ func (c *console) Export(_ context.Context, rm *metricdata.ResourceMetrics) erro
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%s\n\n", c.latest.Format(time.DateTime))
 	for _, t := range tables {
-		t.print(&out, c.rows)
+		t.print(&out)
 	}
 	_, err := c.w.Write(out.Bytes())
 	return err
@@ -231,13 +215,13 @@ func explicitQuantile(p *metricdata.HistogramDataPoint[float64]) func(uint64) fl
 	}
 }
 
-func (t *table) print(out *bytes.Buffer, limit int) {
+func (t *table) print(out *bytes.Buffer) {
 	slices.SortFunc(t.rows, func(a, b row) int {
 		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(b.total, a.total), cmp.Compare(a.attributes, b.attributes))
 	})
-	rest := len(t.rows) - limit
+	rest := len(t.rows) - maxRows
 	lines := [][]string{append([]string{printable(t.name)}, t.columns...)}
-	for _, r := range t.rows[:min(limit, len(t.rows))] {
+	for _, r := range t.rows[:min(maxRows, len(t.rows))] {
 		lines = append(lines, append([]string{"  " + r.attributes}, r.cells...))
 	}
 	widths := make([]int, 1+len(t.columns))

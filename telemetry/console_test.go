@@ -94,7 +94,7 @@ func TestConsole(t *testing.T) {
 	var out bytes.Buffer
 	c := newConsole(Console{Writer: &out})
 	for _, seconds := range []int{10, 20} {
-		if err := c.Export(t.Context(), at(seconds)); err != nil {
+		if err := c.Export(at(seconds)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestConsole(t *testing.T) {
 	}
 	golden(t, "console.txt", out.Bytes())
 
-	if err := c.Export(t.Context(), &metricdata.ResourceMetrics{}); err != nil || len(c.previous) != 0 {
+	if err := c.Export(&metricdata.ResourceMetrics{}); err != nil || len(c.previous) != 0 {
 		t.Errorf("%d series that are gone are kept; error: %v", len(c.previous), err)
 	}
 }

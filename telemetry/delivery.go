@@ -34,9 +34,9 @@ type delivery struct {
 
 	otlp     sdkmetric.Exporter // or nil
 	endpoint string
-	timeout  time.Duration      // of a request
-	limit    int                // of a request, in bytes
-	console  sdkmetric.Exporter // or nil
+	timeout  time.Duration // of a request
+	limit    int           // of a request, in bytes
+	console  *console      // or nil
 
 	histograms sdkmetric.Aggregation // of the self-metrics
 
@@ -77,7 +77,7 @@ func (d *delivery) Export(ctx context.Context, rm *metricdata.ResourceMetrics) e
 	d.collector.stamp(rm)
 	var err error
 	if d.console != nil {
-		if err = d.console.Export(ctx, rm); err != nil {
+		if err = d.console.Export(rm); err != nil {
 			d.log.failed(consoleTopic, "", err)
 		} else {
 			d.log.worked(consoleTopic, "")

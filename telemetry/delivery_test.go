@@ -433,7 +433,7 @@ func TestRepeatableStatus(t *testing.T) {
 	r.answer = func(*service.ExportMetricsServiceRequest) (*service.ExportMetricsServiceResponse, error) {
 		return nil, &httpError{http.StatusServiceUnavailable, "memory limit"}
 	}
-	p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serveHTTP(t, nil) + "/v1/metrics", Protocol: HTTP, Timeout: 2 * time.Second}}, newSource(t))
+	p, log := start(t, Options{OTLP: &OTLP{Endpoint: r.serveHTTP(t, nil) + "/v1/metrics", Protocol: HTTP, Timeout: 5 * time.Second}}, newSource(t))
 	if err := p.Flush(t.Context()); err == nil {
 		t.Error("no error")
 	}

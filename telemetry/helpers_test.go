@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,14 @@ import (
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "OTEL_") || strings.HasPrefix(name, "K8S_") {
+			_ = os.Unsetenv(name) // what a test needs it sets
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	testScope = probes.Scope{Name: "github.com/ebpf-sidecar/sidecar/probes/test", Version: "1.0.0"}

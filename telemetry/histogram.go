@@ -27,11 +27,11 @@ var _ sdkmetric.Producer = (*collector)(nil)
 
 // Produce returns the histograms of the cycle's snapshot. The reader calls it after the callbacks.
 func (c *collector) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
-	defer c.sets.end()
 	c.produced = c.produced[:0]
 	if c.snapshot == nil {
-		return nil, nil
+		return nil, nil // and the sets stay: the series will be there again
 	}
+	defer c.sets.end()
 	for i := range c.snapshot.Metrics {
 		m := &c.snapshot.Metrics[i]
 		if m.Instrument.Kind == probes.Counter && c.counters[metricKey{m.Scope, m.Instrument.Name}] == nil {

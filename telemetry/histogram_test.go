@@ -16,7 +16,6 @@ import (
 
 // TestExplicitBuckets prints what the explicit form makes of known durations.
 func TestExplicitBuckets(t *testing.T) {
-	t.Setenv(aggregationVariable, "explicit_bucket_histogram")
 	r := new(receiver)
 	// Scale 3: bucket i ends at 2^((i+1)/8) s.
 	source := newSource(t,
@@ -29,7 +28,7 @@ func TestExplicitBuckets(t *testing.T) {
 		}}, probes.Point{Attributes: attrs("systemd.unit", "b.service"), Start: bootTime.Add(1), Histogram: probes.HistogramData{
 			Scale: 3, Sum: 100, Offset: -1, Counts: append(slices.Repeat([]uint64{1}, 48), 1000),
 		}}))
-	p, _ := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}}, source)
+	p, _ := start(t, Options{ExplicitBuckets: true, OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}}, source)
 	flush(t, p)
 	requests, _ := r.take()
 	m := metricsByName(requests)
@@ -117,11 +116,10 @@ func TestSameAttributes(t *testing.T) {
 		}
 	}
 
-	for name, explicit := range map[string]string{"exponential": "", "explicit": "explicit_bucket_histogram"} {
+	for name, explicit := range map[string]bool{"exponential": false, "explicit": true} {
 		t.Run(name, func(t *testing.T) {
-			t.Setenv(aggregationVariable, explicit)
 			r := new(receiver)
-			p, _ := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}}, newSource(t,
+			p, _ := start(t, Options{ExplicitBuckets: explicit, OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}}, newSource(t,
 				metricOf(executions, probes.Point{Attributes: a, Start: bootTime.Add(1), Value: 3}, probes.Point{Attributes: b, Start: bootTime, Value: 4}),
 				metricOf(wait, probes.Point{Attributes: a, Start: bootTime.Add(1), Histogram: data(0, 1)}, probes.Point{Attributes: b, Start: bootTime, Histogram: data(0, 1)})))
 			flush(t, p)
@@ -131,8 +129,15 @@ func TestSameAttributes(t *testing.T) {
 			if got.GetAsInt() != 7 || got.StartTimeUnixNano != uint64(bootTime.UnixNano()) {
 				t.Errorf("got %v", got)
 			}
-			if d := m[wait.Name].GetHistogram().GetDataPoints(); explicit != "" && (len(d) != 1 || d[0].Count != 4 || d[0].StartTimeUnixNano != uint64(bootTime.UnixNano())) {
-				t.Errorf("got %v", d)
+			var count, begin []uint64
+			for _, d := range m[wait.Name].GetHistogram().GetDataPoints() {
+				count, begin = append(count, d.Count), append(begin, d.StartTimeUnixNano)
+			}
+			for _, d := range m[wait.Name].GetExponentialHistogram().GetDataPoints() {
+				count, begin = append(count, d.Count), append(begin, d.StartTimeUnixNano)
+			}
+			if !slices.Equal(count, []uint64{4}) || !slices.Equal(begin, []uint64{uint64(bootTime.UnixNano())}) {
+				t.Errorf("got %v", m[wait.Name])
 			}
 		})
 	}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/ebpf-sidecar/sidecar/probes"
@@ -14,13 +12,8 @@ import (
 
 // Options says what to export and where to. At least one of OTLP and Console is needed.
 type Options struct {
-	// Instance tells apart several sidecars on one host; it goes into service.instance.id. Empty for the only one.
-	Instance string
 	// Version and Revision are the build's, exported by sidecar.build.info.
 	Version, Revision string
-	// ServiceVersion is exported as service.version when it is set. The resource is a part of every series'
-	// identity downstream, so a value that changes with the build starts all series anew at every upgrade.
-	ServiceVersion string
 
 	// Instruments lists what the Source's snapshots may contain. Instruments that are switched off may be listed:
 	// what has no points is not exported.
@@ -29,6 +22,9 @@ type Options struct {
 	Interval time.Duration // between exports; 0 means 60 s
 	// ExportTimeout bounds one cycle, all its requests together (OTEL_METRIC_EXPORT_TIMEOUT); 0 means 30 s.
 	ExportTimeout time.Duration
+
+	// ExplicitBuckets is for receivers that know no exponential histogram.
+	ExplicitBuckets bool
 
 	OTLP    *OTLP
 	Console *Console
@@ -75,7 +71,6 @@ type TLS struct {
 // holds up the export too.
 type Console struct {
 	Writer io.Writer
-	Rows   int // at most so many a metric; 0 means 10
 }
 
 const (
@@ -128,33 +123,4 @@ func (o OTLP) withDefaults() (OTLP, error) {
 		return o, fmt.Errorf("OTLP protocol %q: write %s or %s", o.Protocol, GRPC, HTTP)
 	}
 	return o, nil
-}
-
-// preferences are what the OTel specification lets the environment alone decide.
-type preferences struct {
-	explicitBuckets bool
-	warning         string
-}
-
-const (
-	temporalityVariable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-	aggregationVariable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
-)
-
-func readPreferences() (preferences, error) {
-	var p preferences
-	if v := os.Getenv(temporalityVariable); v != "" && !strings.EqualFold(v, "cumulative") {
-		return p, fmt.Errorf("%s=%s: only cumulative is exported: unset it, and let the Collector's cumulativetodelta processor make deltas",
-			temporalityVariable, v)
-	}
-	switch v := os.Getenv(aggregationVariable); {
-	case v == "", strings.EqualFold(v, "base2_exponential_bucket_histogram"):
-		// The specification's default is explicit buckets. Ours is what the kernel counts.
-	case strings.EqualFold(v, "explicit_bucket_histogram"):
-		p.explicitBuckets = true
-	default:
-		p.warning = fmt.Sprintf("%s=%s is not known and is ignored: write base2_exponential_bucket_histogram or explicit_bucket_histogram",
-			aggregationVariable, v)
-	}
-	return p, nil
 }

@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -46,6 +47,9 @@ const (
 // newOTLPExporter returns the SDK's exporter, set up by o alone: every option that the SDK would read from the
 // environment is given.
 func newOTLPExporter(ctx context.Context, o OTLP) (sdkmetric.Exporter, error) {
+	// The SDK reads all of OTEL_EXPORTER_OTLP_* again, and logs what it cannot read, headers included. None of it
+	// counts here.
+	otel.SetLogger(logr.Discard())
 	u, err := url.Parse(o.Endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("OTLP endpoint: %w", err)
@@ -135,7 +139,7 @@ func newGRPCExporter(ctx context.Context, o OTLP, u *url.URL, config *tls.Config
 	}
 	// passthrough, so that the name is looked up for every connection: gRPC's own resolver waits up to 120 s after a
 	// name that was not found.
-	conn, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")), options...)
+	conn, err := grpc.NewClient("passthrough:///"+u.Host, options...)
 	if err != nil {
 		return nil, fmt.Errorf("OTLP endpoint %s: %w", o.Endpoint, err)
 	}
@@ -143,6 +147,7 @@ func newGRPCExporter(ctx context.Context, o OTLP, u *url.URL, config *tls.Config
 		otlpmetricgrpc.WithGRPCConn(conn), // so that nothing about connections is taken from the environment
 		otlpmetricgrpc.WithHeaders(o.Headers),
 		otlpmetricgrpc.WithTimeout(o.Timeout),
+		otlpmetricgrpc.WithMaxRequestSize(0), // delivery has cut it; to check is to measure it once more
 		otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{
 			Enabled: true, InitialInterval: firstRetry, MaxInterval: maxRetry, MaxElapsedTime: o.Timeout,
 		}),

@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
+	"go.opentelemetry.io/otel"
 	service "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -251,6 +253,21 @@ func TestEnvironmentIsNotRead(t *testing.T) {
 	}
 }
 
+// TestCheckExportIsSilent has headers in the environment that the SDK cannot read and would log.
+func TestCheckExportIsSilent(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "hunter2")
+	var logged atomic.Value
+	for _, transport := range transports {
+		otel.SetLogger(funcr.New(func(_, args string) { logged.Store(args) }, funcr.Options{}))
+		if err := CheckExport(t.Context(), transport.serve(t, new(receiver))); err != nil {
+			t.Errorf("%s: %v", transport.name, err)
+		}
+		if got := logged.Load(); got != nil {
+			t.Errorf("%s: %v", transport.name, got)
+		}
+	}
+}
+
 func headerServer(t testing.TB, r *receiver, note func(map[string][]string)) string {
 	inner := r.serveHTTP(t, nil)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -267,31 +284,6 @@ func headerServer(t testing.TB, r *receiver, note func(map[string][]string)) str
 	}))
 	t.Cleanup(func() { s.Close(); http.DefaultClient.CloseIdleConnections() })
 	return s.URL
-}
-
-func TestPreferences(t *testing.T) {
-	for _, test := range []struct {
-		temporality, aggregation string
-		explicit, warning, fails bool
-	}{
-		{"", "", false, false, false},
-		{"Cumulative", "base2_exponential_bucket_histogram", false, false, false},
-		{"", "EXPLICIT_BUCKET_HISTOGRAM", true, false, false},
-		{"", "nonsense", false, true, false},
-		{"delta", "", false, false, true},
-		{"lowmemory", "", false, false, true},
-		{"nonsense", "", false, false, true},
-	} {
-		t.Setenv(temporalityVariable, test.temporality)
-		t.Setenv(aggregationVariable, test.aggregation)
-		p, err := readPreferences()
-		if p.explicitBuckets != test.explicit || (p.warning != "") != test.warning || (err != nil) != test.fails {
-			t.Errorf("%+v: got %+v, %v", test, p, err)
-		}
-		if test.fails && !strings.Contains(err.Error(), "cumulativetodelta") {
-			t.Errorf("the error says not what to do: %v", err)
-		}
-	}
 }
 
 // TestConnectsAgain has a receiver that goes away and comes back.

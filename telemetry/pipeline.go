@@ -23,6 +23,9 @@ import (
 // works.
 const firstExport = time.Second
 
+// ErrNotEnded is Shutdown's error when the export goes on after its deadline. The Source is still in use then.
+var ErrNotEnded = errors.New("the export has not ended")
+
 // Pipeline exports the values of a Source until it is shut down.
 type Pipeline struct {
 	provider *sdkmetric.MeterProvider
@@ -40,20 +43,10 @@ func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefer, err := readPreferences()
-	if err != nil {
-		return nil, err
-	}
-	if prefer.warning != "" {
-		o.Logger.Warn(prefer.warning)
-	}
 	log := newErrorLog(o.Logger)
 	otel.SetErrorHandler(log)
 	var exporter sdkmetric.Exporter
 	if o.OTLP != nil {
-		// The SDK reads all of OTEL_EXPORTER_OTLP_* again, and logs what it cannot read, headers included. None
-		// of it counts here.
-		otel.SetLogger(logr.Discard())
 		if exporter, err = newOTLPExporter(ctx, *o.OTLP); err != nil {
 			return nil, err
 		}
@@ -62,16 +55,16 @@ func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
 		}
 	}
 	otel.SetLogger(logr.New(sdkSink{log}))
-	return newPipeline(ctx, o, prefer, log, source, exporter)
+	return newPipeline(ctx, o, log, source, exporter)
 }
 
 // newPipeline connects source to exporter, which is nil without OTLP.
-func newPipeline(ctx context.Context, o Options, prefer preferences, log *errorLog, source Source, exporter sdkmetric.Exporter) (*Pipeline, error) {
-	res, err := newResource(ctx, o, os.DirFS("/"))
+func newPipeline(ctx context.Context, o Options, log *errorLog, source Source, exporter sdkmetric.Exporter) (*Pipeline, error) {
+	res, err := newResource(ctx, os.DirFS("/"))
 	if err != nil {
 		o.Logger.Warn("the resource is incomplete", "error", oneLine(err))
 	}
-	c := newCollector(source, log, prefer.explicitBuckets)
+	c := newCollector(source, log, o.ExplicitBuckets)
 	d := &delivery{resource: res, collector: c, log: log, otlp: exporter, limit: maxRequest}
 	if o.OTLP != nil {
 		d.endpoint, d.timeout = o.OTLP.Endpoint, o.OTLP.Timeout
@@ -80,7 +73,7 @@ func newPipeline(ctx context.Context, o Options, prefer preferences, log *errorL
 		d.console = newConsole(*o.Console)
 	}
 	d.histograms = sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20, NoMinMax: true}
-	if prefer.explicitBuckets {
+	if o.ExplicitBuckets {
 		bounds, _ := explicitBounds(probes.Range{Min: -20, Max: 6})
 		d.histograms = sdkmetric.AggregationExplicitBucketHistogram{Boundaries: bounds, NoMinMax: true}
 	}
@@ -156,7 +149,7 @@ func (p *Pipeline) Flush(ctx context.Context) error {
 }
 
 // Shutdown collects and exports a last time and ends every goroutine. Give ctx a deadline: it bounds that last export,
-// and Shutdown returns soon after it even if a Console's writer blocks.
+// and Shutdown returns soon after it, with [ErrNotEnded], even if a Console's writer blocks.
 func (p *Pipeline) Shutdown(ctx context.Context) error {
 	p.cancel()
 	p.delivery.closing.Store(true)
@@ -172,7 +165,7 @@ func (p *Pipeline) Shutdown(ctx context.Context) error {
 		select {
 		case err = <-done:
 		case <-time.After(250 * time.Millisecond):
-			return fmt.Errorf("shutdown of the export: %w", context.Cause(ctx))
+			return fmt.Errorf("%w: %w", ErrNotEnded, context.Cause(ctx))
 		}
 	}
 	if errors.Is(err, sdkmetric.ErrReaderShutdown) {

@@ -127,7 +127,7 @@ func TestSelfMetrics(t *testing.T) {
 		return &probes.Snapshot{
 			Time: time.Now(),
 			Probes: []probes.Status{
-				{Probe: "process", State: probes.Attached, Events: 42, Missed: []probes.Missed{{Reason: probes.Recursion, Count: 3}}},
+				{Probe: "process", State: probes.Attached, Events: 42, Missed: []probes.Missed{{Reason: probes.MissedRecursion, Count: 3}}},
 				{Probe: "block", State: probes.Failed, Err: errors.New("no")},
 			},
 			Tables: []probes.TableStatus{{Probe: "process", Table: "exits", Series: 64, Limit: 64, Overflow: 7}},
@@ -226,6 +226,39 @@ func TestSnapshotFails(t *testing.T) {
 	}
 }
 
+// TestStartTimes has two counters with the same sets, a cycle whose snapshot fails, and one without a metric.
+func TestStartTimes(t *testing.T) {
+	r := new(receiver)
+	a, b, start1, start2 := attrs("x", "a"), attrs("x", "b"), bootTime, bootTime.Add(time.Second)
+	both := []probes.Metric{
+		metricOf(executions, probes.Point{Attributes: a, Start: start1, Value: 1}, probes.Point{Attributes: b, Start: start2, Value: 1}),
+		metricOf(exits, probes.Point{Attributes: a, Start: start2, Value: 1}, probes.Point{Attributes: b, Start: start1, Value: 1}),
+	}
+	source := newSource(t)
+	p, _ := start(t, Options{OTLP: &OTLP{Endpoint: r.serve(t, "127.0.0.1:0")}}, source)
+	for i, cycle := range []struct {
+		metrics []probes.Metric
+		err     error
+	}{{both, nil}, {nil, errors.New("map is gone")}, {both, nil}, {nil, nil}, {both, nil}, {both[1:], nil}, {both, nil}} {
+		source.make = func() (*probes.Snapshot, error) {
+			return &probes.Snapshot{Time: bootTime.Add(time.Hour), Metrics: cycle.metrics}, cycle.err
+		}
+		flush(t, p)
+		requests, _ := r.take()
+		m := metricsByName(requests)
+		for _, metric := range cycle.metrics {
+			for _, point := range metric.Points {
+				x := map[string]any{"x": point.Attributes.List[0].Value}
+				got := numberOf(t, m[metric.Instrument.Name], x)
+				if got.StartTimeUnixNano != uint64(point.Start.UnixNano()) {
+					t.Errorf("cycle %d, %s %v began at %v, want %v", i, metric.Instrument.Name, x,
+						time.Unix(0, int64(got.StartTimeUnixNano)), point.Start)
+				}
+			}
+		}
+	}
+}
+
 // TestUnlisted has a counter in the snapshot that was not listed at the start.
 func TestUnlisted(t *testing.T) {
 	r := new(receiver)
@@ -251,7 +284,7 @@ func TestReceiverComesUp(t *testing.T) {
 	source := newSource(t, metricOf(executions, probes.Point{Attributes: attrs(), Start: bootTime, Value: 99}))
 	log := new(logBuffer)
 	p, err := Start(t.Context(), Options{
-		OTLP:        &OTLP{Endpoint: "http://" + address, Timeout: 300 * time.Millisecond, Headers: map[string]string{"authorization": "hunter2"}},
+		OTLP:        &OTLP{Endpoint: "http://" + address, Timeout: 2 * time.Second, Headers: map[string]string{"authorization": "hunter2"}},
 		Instruments: testInstruments, Interval: 100 * time.Millisecond, Logger: log.logger(),
 	}, source)
 	if err != nil {
@@ -379,7 +412,7 @@ func TestShutdownWithStuckConsole(t *testing.T) {
 	p, _ := start(t, Options{Console: &Console{Writer: w}}, newSource(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := p.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := p.Shutdown(ctx); !errors.Is(err, ErrNotEnded) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	close(w)
@@ -465,14 +498,6 @@ func TestStartErrors(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, test.want)
 			}
 		})
-	}
-}
-
-// TestDeltasAreRefused at the start, not by silence.
-func TestDeltasAreRefused(t *testing.T) {
-	t.Setenv(temporalityVariable, "delta")
-	if _, err := Start(t.Context(), Options{OTLP: &OTLP{Endpoint: "http://localhost:4317"}}, newSource(t)); err == nil || !strings.Contains(err.Error(), "cumulativetodelta") {
-		t.Errorf("got %v", err)
 	}
 }
 

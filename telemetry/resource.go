@@ -26,7 +26,7 @@ var instanceNamespace = uuid.MustParse("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 // new at every start.
 //
 // An error tells what is missing or wrong; the resource is usable all the same.
-func newResource(ctx context.Context, o Options, root fs.FS) (*resource.Resource, error) {
+func newResource(ctx context.Context, root fs.FS) (*resource.Resource, error) {
 	var errs []error
 	id, machine := machineID(root)
 	if !machine {
@@ -34,15 +34,12 @@ func newResource(ctx context.Context, o Options, root fs.FS) (*resource.Resource
 	}
 	attrs := []attribute.KeyValue{
 		semconv.ServiceName("sidecar"),
-		semconv.ServiceInstanceID(uuid.NewSHA1(instanceNamespace, []byte(id+"/"+o.Instance)).String()),
+		semconv.ServiceInstanceID(uuid.NewSHA1(instanceNamespace, []byte(id+"/")).String()),
 		semconv.HostArchKey.String(runtime.GOARCH),
 		semconv.OSTypeLinux,
 	}
 	if machine {
 		attrs = append(attrs, semconv.HostID(id))
-	}
-	if o.ServiceVersion != "" {
-		attrs = append(attrs, semconv.ServiceVersion(o.ServiceVersion))
 	}
 	if release := readID(root, "proc/sys/kernel/osrelease"); release != "" {
 		attrs = append(attrs, semconv.OSVersion(release))

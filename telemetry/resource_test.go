@@ -46,9 +46,9 @@ func TestResource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := func(o Options) map[string]string {
+	read := func() map[string]string {
 		t.Helper()
-		res, err := newResource(t.Context(), o, root)
+		res, err := newResource(t.Context(), root)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestResource(t *testing.T) {
 			}
 		}
 	}
-	plain := read(Options{})
+	plain := read()
 	check(plain, map[string]string{
 		"service.name": "sidecar", "host.id": testMachine, "host.name": host, "os.type": "linux", "os.version": "6.18.5",
 		// From another implementation: python3 -c 'import uuid; print(uuid.uuid5(uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320"), "0123456789abcdef0123456789abcdef/"))'
@@ -75,21 +75,17 @@ func TestResource(t *testing.T) {
 	if len(plain) != 7 { // with host.arch
 		t.Errorf("got %v", plain)
 	}
-	if second := read(Options{Instance: "second"}); second["service.instance.id"] == plain["service.instance.id"] {
-		t.Error("two instances have the same id")
-	}
 
 	t.Setenv("K8S_NODE_NAME", "node-1")
 	t.Setenv("K8S_CLUSTER_NAME", "c1")
-	check(read(Options{ServiceVersion: "1.2"}), map[string]string{
-		"host.name": "node-1", "k8s.node.name": "node-1", "k8s.cluster.name": "c1", "service.version": "1.2"})
+	check(read(), map[string]string{"host.name": "node-1", "k8s.node.name": "node-1", "k8s.cluster.name": "c1"})
 
 	t.Setenv("OTEL_SERVICE_NAME", "mine")
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,host.name=h,service.instance.id=i,team=%ff%00")
-	check(read(Options{}), map[string]string{"service.name": "mine", "host.name": "h", "service.instance.id": "i", "team": "\uFFFD\x00"})
+	check(read(), map[string]string{"service.name": "mine", "host.name": "h", "service.instance.id": "i", "team": "\uFFFD\x00"})
 
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "nonsense,a=b")
-	res, err := newResource(t.Context(), Options{}, fstest.MapFS{})
+	res, err := newResource(t.Context(), fstest.MapFS{})
 	if err == nil || !strings.Contains(err.Error(), "nonsense") || !strings.Contains(err.Error(), "machine-id") {
 		t.Errorf("got %v", err)
 	}
