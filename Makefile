@@ -8,6 +8,7 @@ export PATH := $(dir $(GO)):$(PATH)
 export CGO_ENABLED ?= 0
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BINARY ?= bin/sidecar
 # grpcnotrace leaves out a debugging page of gRPC's, and 3 MiB with it.
 BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -22,7 +23,7 @@ run: build ## build, and look at this machine: a table every interval (root)
 	./bin/sidecar run
 
 build: ## build bin/sidecar, one static binary
-	$(BUILD) -o bin/sidecar ./cmd/sidecar
+	$(BUILD) -o $(BINARY) ./cmd/sidecar
 
 generate: ## rebuild the BPF objects and the generated documentation (clang-19, llvm-19, libbpf-dev)
 	@./scripts/packages.sh clang-19 llvm-19 libbpf-dev
@@ -31,12 +32,14 @@ generate: ## rebuild the BPF objects and the generated documentation (clang-19, 
 
 check-generate: generate ## fail if what is generated is not what is committed
 	git diff --exit-code
+	! git ls-files --others --exclude-standard | grep .
 
 fmt: ## format the code
 	$(GO) fmt ./...
 
 lint: ## check the code, and the doors between its packages
 	$(LINT) run ./...
+	$(LINT) run --build-tags matrix ./...
 
 test: ## all tests but the long ones: units, this kernel, the kernel matrix, a real Collector (root)
 	@./scripts/need-root.sh "make test"
@@ -46,7 +49,7 @@ test-long: ## fuzzing, storms and soaks; about an hour (root)
 	@./scripts/need-root.sh "make test-long"
 	@./scripts/test-long.sh
 
-bench: ## measure, and write docs/benchmarks.md (root)
+bench: build ## measure, and write docs/benchmarks.md (root)
 	@./scripts/need-root.sh "make bench"
 	@./scripts/bench.sh
 

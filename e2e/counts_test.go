@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,38 +12,48 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 const allAttributes = "attributes: [container.id, k8s.pod.uid, systemd.unit, process.linux.cgroup, process.executable.name]\n"
 
-// load runs known programs in a cgroup and keeps count of what the sidecar must have seen.
+// load runs known programs in a cgroup of its own and keeps count of what the sidecar must have seen.
 type load struct {
-	t         testing.TB
-	directory string
-	cgroup    string
-	expected  map[string]int64 // by metric and labels, as in totals.sum
+	t        testing.TB
+	group    *kerneltest.Cgroup
+	expected map[string]int64 // by metric and labels, as in totals.sum
 }
 
-func newLoad(t testing.TB, name string) *load {
-	l := &load{t: t, expected: map[string]int64{}}
-	l.directory, l.cgroup = newCgroup(t, name)
-	return l
+func newLoad(t testing.TB, suffix string) *load {
+	return &load{t, kerneltest.NewCgroup(t, suffix), map[string]int64{}}
 }
 
+// expect expects n events more, and no others of that metric: its total in the cgroup is expected as well.
 func (l *load) expect(metric string, n int64, labels ...string) {
-	labels = append(labels, "process.linux.cgroup="+l.cgroup)
-	l.expected[metric+" "+strings.Join(labels, " ")] += n
+	l.expected[metric] += n
+	if len(labels) > 0 {
+		l.expected[metric+" "+strings.Join(labels, " ")] += n
+	}
 }
 
 // run runs a command to its end in the load's cgroup. It must execute one program, that name.
-func (l *load) run(command *exec.Cmd, name string) []byte {
+func (l *load) run(command *exec.Cmd, name string) {
 	l.t.Helper()
-	directory := inCgroup(l.t, command, l.directory)
-	defer directory.Close()
-	output, err := command.Output()
-	if command.ProcessState == nil {
+	l.start(command)
+	l.wait(command, name)
+}
+
+func (l *load) start(command *exec.Cmd) {
+	l.t.Helper()
+	l.group.Enter(command)
+	if err := command.Start(); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+func (l *load) wait(command *exec.Cmd, name string) {
+	_ = command.Wait() // how it ended is seen below
 	l.expect("system.process.created", 1)
 	l.expect("linux.process.executions", 1, "process.executable.name="+name)
 	status := command.ProcessState.Sys().(syscall.WaitStatus)
@@ -52,7 +62,17 @@ func (l *load) run(command *exec.Cmd, name string) []byte {
 	} else {
 		l.expect("linux.process.exits", 1, "process.exit.code="+strconv.Itoa(status.ExitStatus()))
 	}
-	return output
+}
+
+// fail runs a command that there is no program for.
+func (l *load) fail(command *exec.Cmd) {
+	l.t.Helper()
+	l.group.Enter(command)
+	if err := command.Run(); err == nil {
+		l.t.Fatal("a program that is not there ran")
+	}
+	l.expect("system.process.created", 1)
+	l.expect("linux.process.exits", 1, "process.exit.code=253") // of Go's child, where exec fails (forkAndExecInChild)
 }
 
 var signalNames = map[syscall.Signal]string{
@@ -65,20 +85,23 @@ func (l *load) differences(c *collector) []string {
 	var wrong []string
 	for key, want := range l.expected {
 		metric, labels, _ := strings.Cut(key, " ")
-		if got := counters.sum(metric, strings.Fields(labels)...); got != want {
+		if got := counters.sum(metric, append(strings.Fields(labels), l.label())...); got != want {
 			wrong = append(wrong, fmt.Sprintf("%s: %d, want %d", key, got, want))
 		}
 	}
 	return wrong
 }
 
-// check waits for the expected totals, and then for nothing more to come.
-func (l *load) check(c *collector, within time.Duration) {
+// label is what all series of the load have.
+func (l *load) label() string { return "process.linux.cgroup=" + l.group.Name }
+
+// check waits until the Collector has what is expected.
+func (l *load) check(c *collector) {
 	l.t.Helper()
 	var wrong []string
-	for deadline := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		if wrong = l.differences(c); len(wrong) == 0 {
-			break
+			return
 		}
 		if time.Now().After(deadline) {
 			l.t.Fatalf("in the Collector's file:\n%s", strings.Join(wrong, "\n"))
@@ -89,7 +112,7 @@ func (l *load) check(c *collector, within time.Duration) {
 func TestCountsReachTheCollector(t *testing.T) {
 	c := startCollector(t)
 	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
-	l := newLoad(t, fmt.Sprintf("counts-%d.service", os.Getpid()))
+	l := newLoad(t, ".service")
 	files := t.TempDir()
 
 	// Under a name of its own, a number of times drawn at random.
@@ -108,40 +131,34 @@ func TestCountsReachTheCollector(t *testing.T) {
 		l.run(exec.Command(shell, "-c", fmt.Sprintf("exit %d", code*50)), "known-shell")
 	}
 	for _, signal := range []string{"KILL", "TERM", "SEGV", "USR1"} {
-		l.run(exec.Command(shell, "-c", "kill -"+signal+" $$"), "known-shell")
+		command := exec.Command(shell, "-c", "kill -"+signal+" $$")
+		command.Dir = files // for a core dump
+		l.run(command, "known-shell")
 	}
 	script := filepath.Join(files, "known-script")
 	if err := os.WriteFile(script, []byte("#!"+shell+"\nexit 9\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	l.run(exec.Command(script), "known-shell")
-	if err := exec.Command(filepath.Join(files, "missing")).Run(); err == nil {
-		t.Fatal("a program that is not there ran")
-	}
+	l.fail(exec.Command(filepath.Join(files, "missing")))
 
 	// A process whose first thread ends first, one that another thread ends, and one without a file.
 	self := filepath.Join(files, "known-helper")
-	copyExecutable(t, self)
-	helper := func(mode string) *exec.Cmd {
+	copyFile(t, "/proc/self/exe", self)
+	helper := func(words string) *exec.Cmd {
 		command := exec.Command(self)
-		command.Env = append(os.Environ(), helperVariable+"="+mode)
+		command.Env = append(os.Environ(), kerneltest.HelperVariable+"="+words)
 		return command
 	}
-	l.run(helper("leader"), "known-helper")
-	l.run(helper("group"), "known-helper")
+	l.run(helper("leader 41"), "known-helper")
+	l.run(helper("group 42"), "known-helper")
 	l.run(helper("memfd"), "known-helper")
 	l.expect("linux.process.executions", 1, "process.executable.name=memfd:known")
 
 	// Threads, in a cgroup where nothing else has any.
-	threaded := newLoad(t, fmt.Sprintf("threads-%d", os.Getpid()))
+	threaded := newLoad(t, "")
 	for range 3 {
-		output := threaded.run(helper("threads"), "known-helper")
-		threads, err := strconv.ParseInt(string(bytes.TrimSpace(output)), 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%d threads", threads)
-		threaded.expect("linux.thread.created", threads)
+		threaded.runThreads(helper(fmt.Sprint("threads ", 1+rand.IntN(20))), "known-helper")
 	}
 
 	// Names that a process chose to do harm.
@@ -155,26 +172,57 @@ func TestCountsReachTheCollector(t *testing.T) {
 		l.run(exec.Command(program), clean)
 	}
 
-	l.check(c, 15*time.Second)
-	threaded.check(c, time.Second)
+	l.check(c)
+	threaded.check(c)
+	l.run(exec.Command(program), name) // for the last export
 	if code, took := sidecar.stop(t); code != 0 || took > 5*time.Second {
 		t.Errorf("SIGTERM: exit code %d after %v", code, took)
 	}
-	l.check(c, time.Second)
+	c.stop(t) // it writes all that it has
+	for _, wrong := range append(l.differences(c), threaded.differences(c)...) {
+		t.Errorf("in the Collector's file at the end: %s", wrong)
+	}
 
 	counters, histograms := c.received(t)
 	lifetimes := uint64(0)
 	for key, p := range histograms {
-		if strings.HasPrefix(key, "linux.process.lifetime{") && hasAll(p.Attributes, []string{"process.linux.cgroup=" + l.cgroup}) {
+		if strings.HasPrefix(key, "linux.process.lifetime{") && hasAll(p.Attributes, []string{l.label()}) {
 			lifetimes += p.Count
 		}
 	}
-	if exits := counters.sum("linux.process.exits", "process.linux.cgroup="+l.cgroup); int64(lifetimes) != exits {
+	if exits := counters.sum("linux.process.exits", l.label()); int64(lifetimes) != exits {
 		t.Errorf("%d lifetimes of %d processes that exited", lifetimes, exits)
 	}
-	if unit := counters.sum("system.process.created", "systemd.unit="+filepath.Base(l.cgroup)); unit == 0 {
+	if unit := counters.sum("system.process.created", "systemd.unit="+filepath.Base(l.group.Name)); unit == 0 {
 		t.Error("no series has the systemd unit")
 	}
+}
+
+// runThreads runs a helper that has threads, which are expected as well.
+func (l *load) runThreads(command *exec.Cmd, name string) {
+	l.t.Helper()
+	input, inputErr := command.StdinPipe()
+	output, outputErr := command.StdoutPipe()
+	if err := errors.Join(inputErr, outputErr); err != nil {
+		l.t.Fatal(err)
+	}
+	l.start(command)
+	if _, err := output.Read(make([]byte, 1)); err != nil { // it says when it is ready
+		l.t.Fatal(err)
+	}
+	before, now := -1, 0
+	for before != now { // until the Go runtime starts no more; those that there are stay
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", command.Process.Pid))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		before, now = now, len(tasks)
+		time.Sleep(50 * time.Millisecond)
+	}
+	l.t.Logf("%d threads", now-1)
+	l.expect("linux.thread.created", int64(now-1))
+	input.Close()
+	l.wait(command, name)
 }
 
 func copyFile(t testing.TB, from, to string) {

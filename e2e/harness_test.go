@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -26,16 +28,14 @@ import (
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
-// helperVariable makes the test binary one of the helper programs of helperMain.
-const helperVariable = "SIDECAR_E2E_HELPER"
+// patience is how long a test waits for what is to come; it goes on at once when it came.
+const patience = time.Minute
 
 // sidecarBinary is the built command.
 var sidecarBinary string
 
 func TestMain(m *testing.M) {
-	if mode := os.Getenv(helperVariable); mode != "" {
-		helperMain(mode)
-	}
+	kerneltest.BeHelper(map[string]func([]string){"memfd": helpMemfd})
 	os.Exit(testMain(m))
 }
 
@@ -44,6 +44,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "these tests load BPF programs, which takes root (sudo make test)")
 		return 1
 	}
+	clearEnvironment()
 	directory, err := os.MkdirTemp("", "sidecar-e2e")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -51,8 +52,7 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(directory)
 	sidecarBinary = filepath.Join(directory, "sidecar")
-	build := exec.Command("go", "build", "-o", sidecarBinary, "../cmd/sidecar")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("make", "-C", "..", "build", "BINARY="+sidecarBinary, "VERSION=e2e", "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the sidecar: %v\n%s", err, output)
 		return 1
@@ -63,6 +63,17 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// clearEnvironment takes away what would configure the sidecar, and leaves what is for the tests.
+func clearEnvironment() {
+	configures := regexp.MustCompile(`^(OTEL|SIDECAR|K8S)_`)
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if configures.MatchString(name) && name != "SIDECAR_LONG" && name != "SIDECAR_TRACEFS" {
+			os.Unsetenv(name)
+		}
+	}
 }
 
 // process is a program under test.
@@ -76,6 +87,10 @@ func start(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
 	p := &process{Cmd: command, output: &lockedBuffer{}, done: make(chan struct{})}
 	command.Stdout, command.Stderr = p.output, p.output
+	if command.SysProcAttr == nil {
+		command.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	command.SysProcAttr.Pdeathsig = syscall.SIGKILL // with this process: no thread of it ends before
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +117,7 @@ func (p *process) stop(t testing.TB) (code int, took time.Duration) {
 	}
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s does not end", p.Path)
 	}
 	return p.ProcessState.ExitCode(), time.Since(begin)
@@ -125,12 +140,12 @@ func (b *lockedBuffer) String() string {
 	return b.buffer.String()
 }
 
-// eventually fails the test unless the condition holds within the time.
-func eventually(t testing.TB, within time.Duration, what string, condition func() bool) {
+// eventually fails the test unless the condition comes to hold.
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !condition(); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
@@ -145,7 +160,7 @@ func startSidecar(t testing.TB, configuration string, environment ...string) *pr
 	command := exec.Command(sidecarBinary, "run", "--strict", "--config", path)
 	command.Env = append(os.Environ(), environment...)
 	p := start(t, command)
-	eventually(t, 20*time.Second, "the sidecar runs", func() bool {
+	eventually(t, "the sidecar runs", func() bool {
 		select {
 		case <-p.done:
 			t.Fatalf("the sidecar ended:\n%s", p.output)
@@ -172,16 +187,12 @@ var collectorBinary = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(output)), err
 })
 
-// newCollector prepares a Collector without starting it, so that its endpoint is known before.
+// newCollector prepares a Collector without starting it, so that its endpoint is known before. The address, one of the 16
+// million of this host, is its own; a free port could be another program's by the time it starts.
 func newCollector(t testing.TB) *collector {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
 	return &collector{
-		endpoint: listener.Addr().String(),
+		endpoint: fmt.Sprintf("127.%d.%d.%d:4317", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)),
 		file:     filepath.Join(t.TempDir(), "metrics.jsonl"),
 	}
 }
@@ -204,7 +215,7 @@ service:
 		t.Fatal(err)
 	}
 	c.process = start(t, exec.Command(binary, "--config", path))
-	eventually(t, 30*time.Second, "the Collector listens", func() bool {
+	eventually(t, "the Collector listens", func() bool {
 		connection, err := net.Dial("tcp", c.endpoint)
 		if err != nil {
 			return false
@@ -304,42 +315,4 @@ func hasAll(attributes []*common.KeyValue, with []string) bool {
 		}
 	}
 	return true
-}
-
-// newCgroup makes a cgroup below the root of the default hierarchy and returns its directory and its path in the hierarchy.
-func newCgroup(t testing.TB, name string) (directory, path string) {
-	t.Helper()
-	directory = filepath.Join(kerneltest.Hierarchy(t), name)
-	if err := os.Mkdir(directory, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.Remove(directory) })
-	return directory, "/" + name
-}
-
-// inCgroup makes a command start in a cgroup. The directory may be closed once it has.
-func inCgroup(t testing.TB, command *exec.Cmd, cgroup string) *os.File {
-	t.Helper()
-	directory, err := os.Open(cgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(directory.Fd())}
-	return directory
-}
-
-// copyExecutable copies a static program under another name.
-func copyExecutable(t testing.TB, to string) {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, program, 0o755); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -45,26 +45,10 @@ func random(t testing.TB, what string, low, high int) int {
 	return n
 }
 
-// testCgroup is a cgroup of the test's own.
-type testCgroup struct {
-	*kerneltest.Cgroup
-	name string
-}
-
-func newCgroup(t testing.TB, suffix string) *testCgroup {
+// remove removes a cgroup, whose processes are ending.
+func remove(t testing.TB, group *kerneltest.Cgroup) {
 	t.Helper()
-	group := kerneltest.NewCgroup(t, suffix)
-	return &testCgroup{group, group.Name}
-}
-
-func makeCgroup(t testing.TB, name string) *testCgroup {
-	t.Helper()
-	return &testCgroup{kerneltest.NamedCgroup(t, name), name}
-}
-
-func (c *testCgroup) remove(t testing.TB) {
-	t.Helper()
-	if err := c.Remove(); err != nil {
+	if err := group.Remove(); err != nil {
 		t.Error(err)
 	}
 }
@@ -185,10 +169,10 @@ func points(t testing.TB, s *Snapshot, name string, filter func(Point) bool) []P
 
 // in lets the points of a cgroup through. The name is the end of the path: where the test runs in a cgroup namespace, the
 // kernel knows more of it.
-func in(group *testCgroup) func(Point) bool {
+func in(group *kerneltest.Cgroup) func(Point) bool {
 	return func(p Point) bool {
 		path, _ := attribute(p, LinuxCgroup).(string)
-		return strings.HasSuffix(path, group.name)
+		return strings.HasSuffix(path, group.Name)
 	}
 }
 

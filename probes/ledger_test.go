@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // TestSeriesLimit executes many more programs than there is room for series.
@@ -17,7 +19,7 @@ func TestSeriesLimit(t *testing.T) {
 	options := loadOnly("process", ExecutableName, LinuxCgroup)
 	options.SeriesLimit = limit
 	set := open(t, options)
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	programs := newExecutables(t)
 
 	want := make(map[any]uint64)
@@ -125,10 +127,10 @@ func TestRetirement(t *testing.T) {
 	made := 0
 	churn := func(n int) {
 		for range n {
-			group := makeCgroup(t, fmt.Sprint(prefix, made))
+			group := kerneltest.NamedCgroup(t, fmt.Sprint(prefix, made))
 			made++
 			mustRun(t, helper(t, group, "exit", 0))
-			group.remove(t)
+			remove(t, group)
 		}
 	}
 	mine := func(cgroup string) bool { return strings.Contains(cgroup, prefix) }
@@ -220,10 +222,10 @@ func TestWorkloadComesBack(t *testing.T) {
 		return points(t, s, executions, func(p Point) bool { return slices.Equal(p.Attributes.List, attributes) })
 	}
 
-	var groups []*testCgroup
+	var groups []*kerneltest.Cgroup
 	for i := range tests {
 		test := &tests[i]
-		group := makeCgroup(t, test.cgroup)
+		group := kerneltest.NamedCgroup(t, test.cgroup)
 		test.before = random(t, test.cgroup, 1, 9)
 		for range test.before {
 			mustRun(t, helper(t, group, "exit", 0))
@@ -238,7 +240,7 @@ func TestWorkloadComesBack(t *testing.T) {
 			t.Fatalf("%v: %+v, want one point of %d", test.attributes, found, test.before)
 		}
 		test.first = found[0]
-		groups[i].remove(t)
+		remove(t, groups[i])
 	}
 	time.Sleep(removalGrace + 100*time.Millisecond)
 	s = read(t, set)
@@ -253,7 +255,7 @@ func TestWorkloadComesBack(t *testing.T) {
 		if found := only(s, test.attributes); len(found) != 0 {
 			t.Errorf("%v, acknowledged: %+v, want nothing", test.attributes, found)
 		}
-		group := makeCgroup(t, test.cgroup)
+		group := kerneltest.NamedCgroup(t, test.cgroup)
 		after := random(t, test.cgroup, 1, 9)
 		for range after {
 			mustRun(t, helper(t, group, "exit", 0))
@@ -272,10 +274,10 @@ func TestWorkloadComesBack(t *testing.T) {
 func TestOneWorkloadOfManyCgroups(t *testing.T) {
 	t.Parallel() // for the most part it waits
 	set := open(t, loadOnly("process", SystemdUnit))
-	unit := newCgroup(t, ".service")
+	unit := kerneltest.NewCgroup(t, ".service")
 	want := 0
-	execute := func(group *testCgroup) {
-		n := random(t, group.name, 1, 9)
+	execute := func(group *kerneltest.Cgroup) {
+		n := random(t, group.Name, 1, 9)
 		for range n {
 			mustRun(t, helper(t, group, "exit", 0))
 		}
@@ -284,7 +286,7 @@ func TestOneWorkloadOfManyCgroups(t *testing.T) {
 	var first Point
 	check := func(when string) {
 		found := points(t, read(t, set), executions, func(p Point) bool {
-			return attribute(p, SystemdUnit) == unit.name[1:]
+			return attribute(p, SystemdUnit) == unit.Name[1:]
 		})
 		if len(found) != 1 || found[0].Value != uint64(want) {
 			t.Fatalf("%s: %+v, want one point of %d", when, found, want)
@@ -296,13 +298,13 @@ func TestOneWorkloadOfManyCgroups(t *testing.T) {
 			t.Errorf("%s: another series, begun %v, not %v", when, got.Start, first.Start)
 		}
 	}
-	one, other := makeCgroup(t, unit.name+"/one"), makeCgroup(t, unit.name+"/other")
+	one, other := kerneltest.NamedCgroup(t, unit.Name+"/one"), kerneltest.NamedCgroup(t, unit.Name+"/other")
 	execute(one)
 	check("with one cgroup")
 	execute(other)
 	execute(unit)
 	check("with three")
-	one.remove(t)
+	remove(t, one)
 	time.Sleep(removalGrace + 100*time.Millisecond)
 	check("with one removed")
 	execute(other)

@@ -51,7 +51,7 @@ func helpExit(arguments []string) { os.Exit(number(arguments, 0)) }
 // helpRaise dies of a signal: its default action, not that of the Go runtime.
 func helpRaise(arguments []string) {
 	signal := number(arguments, 0)
-	// A core dump belongs into the folder of the test (core(5)). Without one there is only less to see.
+	// A core dump goes with the folder of the test, if it is there at all (core(5)). Without one there is only less to see.
 	if pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern"); err == nil && !bytes.ContainsAny(pattern[:1], "|/") {
 		core := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 		_ = unix.Setrlimit(unix.RLIMIT_CORE, &core)
@@ -161,7 +161,7 @@ type testProcess struct {
 }
 
 // helper prepares a helper to run in a cgroup, or where the test runs if there is none.
-func helper(t testing.TB, group *testCgroup, words ...any) *exec.Cmd {
+func helper(t testing.TB, group *kerneltest.Cgroup, words ...any) *exec.Cmd {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 const (
@@ -67,7 +69,7 @@ var hostileNames = []string{
 
 func TestProcessExecutions(t *testing.T) {
 	set := open(t, loadOnly("process", ExecutableName, LinuxCgroup))
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	programs := newExecutables(t)
 	want := make(map[any]uint64)
 	var commands []*exec.Cmd
@@ -139,7 +141,7 @@ func TestProcessExecutions(t *testing.T) {
 }
 
 // failedExecutions lets processes of a cgroup fail to execute something, and returns how many.
-func failedExecutions(t *testing.T, group *testCgroup, folder string) (n int) {
+func failedExecutions(t *testing.T, group *kerneltest.Cgroup, folder string) (n int) {
 	for name, content := range map[string]string{"not-there": "", "no-program": "what is this?", "no-interpreter": "#!/not/there\n"} {
 		path := filepath.Join(folder, name)
 		if content != "" {
@@ -159,7 +161,7 @@ func failedExecutions(t *testing.T, group *testCgroup, folder string) (n int) {
 
 func TestProcessCreations(t *testing.T) {
 	set := open(t, loadOnly("process", LinuxCgroup))
-	forks, threaded := newCgroup(t, ""), newCgroup(t, "")
+	forks, threaded := kerneltest.NewCgroup(t, ""), kerneltest.NewCgroup(t, "")
 
 	n := random(t, "processes", 20, scaled(300, 40))
 	mustRun(t, helper(t, forks, "forks", n))
@@ -204,7 +206,7 @@ func threads(pid int) ([]int, error) {
 
 func TestProcessExits(t *testing.T) {
 	set := open(t, loadOnly("process", LinuxCgroup))
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	folder := t.TempDir() // for core dumps
 
 	var commands []*exec.Cmd
@@ -283,7 +285,7 @@ func fatalSignals() []unix.Signal {
 // Threads that exit at the same time can each find that no other thread of the process is alive.
 func TestProcessExitRace(t *testing.T) {
 	set := open(t, loadOnly("process", LinuxCgroup))
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	code := random(t, "exit code", 0, 98)
 	n := scaled(3000, 60)
 	commands := make([]*exec.Cmd, n)
@@ -304,7 +306,7 @@ func TestProcessExitRace(t *testing.T) {
 
 func TestProcessLifetime(t *testing.T) {
 	set := open(t, loadOnly("process", LinuxCgroup))
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	n := random(t, "processes", 5, scaled(60, 10))
 	var low, high time.Duration
 	for range n {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
 // runqlatRow is one line of runqlat's histogram.
@@ -25,7 +27,7 @@ var runqlatRow = regexp.MustCompile(`^\s*(\d+) -> (\d+)\s*: (\d+)\s`)
 // the time itself, at the wake-up and at the switch.
 func TestSchedulerAgainstRunqlat(t *testing.T) {
 	set := open(t, loadOnly("scheduler", LinuxCgroup))
-	others, group := newCgroup(t, ""), newCgroup(t, "")
+	others, group := kerneltest.NewCgroup(t, ""), kerneltest.NewCgroup(t, "")
 	cpu := allowedCPUs(t)[0]
 	start(t, helper(t, others, "spin"), cpu)
 	p := start(t, helper(t, group, "starve"), cpu)

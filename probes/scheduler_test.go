@@ -157,7 +157,7 @@ func TestSchedulerAgainstProc(t *testing.T) {
 		{"moved between CPUs", cpus[:min(len(cpus), 2)]},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			others, group := newCgroup(t, ""), newCgroup(t, "")
+			others, group := kerneltest.NewCgroup(t, ""), kerneltest.NewCgroup(t, "")
 			for _, cpu := range test.cpus {
 				start(t, helper(t, others, "spin"), cpu)
 			}

@@ -65,7 +65,7 @@ func TestProbesThatCannotBe(t *testing.T) {
 	if err := set.Open(); err != nil {
 		t.Fatal(err)
 	}
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	n := random(t, "processes", 5, 20)
 	for range n {
 		mustRun(t, helper(t, group, "exit", 0))
@@ -113,6 +113,9 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%d CPUs, no memory: %v", cpus, err)
 		}
 		for _, limit := range []uint64{4 << 20, 8 << 20, 64 << 20, 1 << 30} {
+			if cpus > 8 && limit < 16<<20 {
+				continue // Linux 5.10 needs more for the states of tasks, as many as a machine of that size may have
+			}
 			options.MemoryLimit = limit
 			plan, err := NewPlan(All(), options, kernel)
 			if err != nil {
@@ -200,7 +203,7 @@ func TestMetricSwitches(t *testing.T) {
 	options.Enabled = nil
 	options.Metric = func(_, metric string) bool { return metric != off && metric != threadsNew && metric != runQueue }
 	set := open(t, options)
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	n := random(t, "processes", 5, 20)
 	for range n {
 		mustRun(t, helper(t, group, "exit", 0))
@@ -275,7 +278,7 @@ func TestNoAttributes(t *testing.T) {
 	programs := newExecutables(t)
 	n := random(t, "processes", 5, 20)
 	for i := range n {
-		command := helper(t, newCgroup(t, ""), "exit", 0)
+		command := helper(t, kerneltest.NewCgroup(t, ""), "exit", 0)
 		command.Path = programs.named(t, strconv.Itoa(i))
 		mustRun(t, command)
 	}
@@ -321,7 +324,7 @@ func TestGate(t *testing.T) {
 	options := loadOnly("", LinuxCgroup)
 	options.Enabled = nil
 	set := load(t, options)
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	mustRun(t, helper(t, group, "exit", 0))
 	for _, metric := range read(t, set).Metrics {
 		if len(metric.Points) != 0 {
@@ -347,7 +350,7 @@ func TestGate(t *testing.T) {
 // A snapshot that fails loses nothing: the next one has it all.
 func TestSnapshotFails(t *testing.T) {
 	set := open(t, loadOnly("process", ExecutableName, LinuxCgroup))
-	group := newCgroup(t, "")
+	group := kerneltest.NewCgroup(t, "")
 	mustRun(t, helper(t, group, "exit", 0))
 
 	var limit unix.Rlimit

@@ -12,4 +12,4 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq -o DPkg::Lock::Timeout=300 update
-apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" >/dev/null
+apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-remove --no-install-recommends "${missing[@]}" >/dev/null

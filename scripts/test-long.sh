@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/packages.sh gcc libc6-dev
 SIDECAR_LONG=1 go test -count=1 -timeout 3h -v -run TestStorm ./e2e
-scripts/fuzz.sh 10m
+scripts/fuzz.sh 4000000

@@ -1,12 +1,9 @@
 package workload
 
 import (
-	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -46,37 +43,25 @@ func newLearner(t testing.TB) *learner {
 }
 
 // execute runs a program in a cgroup.
-func (x *learner) execute(cgroup string) {
+func (x *learner) execute(group *kerneltest.Cgroup) {
 	x.t.Helper()
-	x.must(x.coll.Variables["watched"].Set(idOf(x.t, cgroup)))
-	dir, err := os.Open(cgroup)
-	x.must(err)
-	defer dir.Close()
+	x.must(x.coll.Variables["watched"].Set(idOf(x.t, group.Path)))
 	command := exec.Command("true")
-	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	group.Enter(command)
 	x.must(command.Run())
 	x.must(x.coll.Variables["watched"].Set(uint64(0)))
 	x.must(series.Quiesce())
 	x.learn()
 }
 
-// makeCgroup makes nested cgroups for the time of a test, in one of the test's own, and returns the innermost.
-func makeCgroup(t testing.TB, names ...string) string {
+// nested makes cgroups in one of the test's own, each in the one before, and returns the innermost.
+func nested(t testing.TB, names ...string) *kerneltest.Cgroup {
 	t.Helper()
-	dir := kerneltest.Hierarchy(t)
-	for _, name := range append([]string{fmt.Sprintf("sidecar-test-%d.slice", os.Getpid())}, names...) {
-		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.Remove(path); err != nil {
-				t.Error(err)
-			}
-		})
-		dir = path
+	group := kerneltest.NewCgroup(t, ".slice")
+	for _, name := range names {
+		group = kerneltest.NamedCgroup(t, group.Name+"/"+name)
 	}
-	return dir
+	return group
 }
 
 func idOf(t testing.TB, cgroup string) uint64 {
@@ -91,13 +76,13 @@ func idOf(t testing.TB, cgroup string) uint64 {
 func TestLearn(t *testing.T) {
 	x := newLearner(t)
 	longest := strings.Repeat("n", 255) // NAME_MAX
-	cgroup := makeCgroup(t, "hostile \x1b\xff.service", longest)
-	x.execute(cgroup)
-	id, ok := x.Lookup(idOf(t, cgroup))
+	group := nested(t, "hostile \x1b\xff.service", longest)
+	x.execute(group)
+	id, ok := x.Lookup(idOf(t, group.Path))
 	if want := ".slice/hostile \x1b\xff.service/" + longest; !ok || !strings.HasSuffix(id.Cgroup, want) {
 		t.Errorf("cgroup %q, %t; want %q", id.Cgroup, ok, want)
 	}
-	if parent, ok := x.Lookup(idOf(t, filepath.Dir(cgroup))); !ok || parent.Cgroup != filepath.Dir(id.Cgroup) {
+	if parent, ok := x.Lookup(idOf(t, filepath.Dir(group.Path))); !ok || parent.Cgroup != filepath.Dir(id.Cgroup) {
 		t.Errorf("parent %q, %t; want %q", parent.Cgroup, ok, filepath.Dir(id.Cgroup))
 	}
 }
@@ -105,14 +90,14 @@ func TestLearn(t *testing.T) {
 // When the table is full half way up to the root, the rest is learned as soon as there is room.
 func TestLearnLater(t *testing.T) {
 	x := newLearner(t)
-	cgroup := makeCgroup(t, "later.slice", "later.service")
+	group := nested(t, "later.slice", "later.service")
 	var taken []uint32
 	for slot := uint32(0); x.table.Free()-len(taken) > 2; taken = append(taken, slot) {
 		x.must(x.maps["cgroups_free"].LookupAndDelete(nil, &slot))
 	}
 	for range 2 {
-		x.execute(cgroup)
-		if _, ok := x.Lookup(idOf(t, cgroup)); ok || x.table.Used() != 2 {
+		x.execute(group)
+		if _, ok := x.Lookup(idOf(t, group.Path)); ok || x.table.Used() != 2 {
 			t.Fatalf("known: %t, %d slots used; want two, and not all the way up", ok, x.table.Used())
 		}
 	}
@@ -121,8 +106,8 @@ func TestLearnLater(t *testing.T) {
 		x.must(x.maps["cgroups_free"].Put(nil, slot))
 	}
 	x.must(x.table.Reopen())
-	x.execute(cgroup)
-	id, ok := x.Lookup(idOf(t, cgroup))
+	x.execute(group)
+	id, ok := x.Lookup(idOf(t, group.Path))
 	if want := ".slice/later.slice/later.service"; !ok || !strings.HasSuffix(id.Cgroup, want) {
 		t.Errorf("cgroup %q, %t; want %q", id.Cgroup, ok, want)
 	}

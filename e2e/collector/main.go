@@ -1,5 +1,5 @@
-// Command otelcol is the OpenTelemetry Collector of the end-to-end tests: the
-// receiver, processors and exporters that they need and nothing else.
+// Command otelcol is a small OpenTelemetry Collector: OTLP in; out to the file
+// that the end-to-end tests read, or to OTLP, Prometheus or the terminal.
 package main
 
 import (

@@ -27,7 +27,8 @@ type console struct {
 	possible string // the list of possible CPUs
 	uptime   string // seconds from the start of the kernel to the first test binary
 	runs     []run
-	done     bool // the guest got through all test binaries
+	kernel   []string // what the kernel's log tells of itself during the tests: a bug, a warning
+	done     bool     // the guest got through all test binaries
 }
 
 // run is one test binary in the guest.
@@ -50,7 +51,6 @@ var (
 	resultLine = regexp.MustCompile(`--- (PASS|FAIL|SKIP): (\S+) \(\d+\.\d+s\)$`)
 	// go test -v says whose lines follow. NAME and CONT come when the output of parallel tests mixes.
 	turnLine = regexp.MustCompile(`^=== (?:RUN|PAUSE|CONT|NAME) +(\S+)$`)
-	logStart = regexp.MustCompile(`^ +\S+\.go:\d+: `)
 )
 
 // parseConsole reads a guest's console: the lines of init, and between them what go test -v prints.
@@ -82,6 +82,9 @@ func parseConsole(r io.Reader) (console, error) {
 			current.exit = field(rest, "exit")
 			current = nil
 			continue
+		case "SIDECAR-KERNEL":
+			c.kernel = append(c.kernel, rest)
+			continue
 		case "SIDECAR-DONE":
 			c.done = true
 			continue
@@ -109,17 +112,6 @@ func field(line, key string) string {
 		}
 	}
 	return ""
-}
-
-// reason returns the last message a test logged, for a skipped test the one it gave to Skip.
-func (t test) reason() string {
-	for i := len(t.log) - 1; i >= 0; i-- {
-		if start := logStart.FindString(t.log[i]); start != "" {
-			message := strings.Join(t.log[i:], " ")
-			return strings.Join(strings.Fields(message[len(start):]), " ")
-		}
-	}
-	return "no reason given"
 }
 
 // find returns the run of a binary, nil when it was not started.

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -11,6 +12,7 @@ func TestParseConsole(t *testing.T) {
 	for name, c := range map[string]struct {
 		console string
 		want    []run // without output
+		kernel  []string
 		done    bool
 	}{
 		"boot that hangs": {console: "[    0.00] Linux version 6.1.0-56\r\n"},
@@ -85,6 +87,18 @@ SIDECAR-RESULT probes.test exit=0
 `,
 			want: []run{{binary: "probes.test", exit: "0", tests: []test{{"TestA", "PASS", nil}}}},
 		},
+		"the kernel complains": {
+			console: boot + `SIDECAR-RUN probes.test
+PASS
+
+SIDECAR-RESULT probes.test exit=0
+SIDECAR-KERNEL [   20.31] WARNING: CPU: 0 PID: 1 at kernel/bpf/x.c:9 x+0x1/0x2
+SIDECAR-DONE
+`,
+			want:   []run{{binary: "probes.test", exit: "0"}},
+			kernel: []string{"[   20.31] WARNING: CPU: 0 PID: 1 at kernel/bpf/x.c:9 x+0x1/0x2"},
+			done:   true,
+		},
 		"the same name in two binaries, the second hangs": {
 			console: boot + `SIDECAR-RUN bpf.test
 === RUN   TestA
@@ -114,6 +128,9 @@ SIDECAR-RUN probes.test
 			if !reflect.DeepEqual(got.runs, c.want) {
 				t.Errorf("got  %q\nwant %q", got.runs, c.want)
 			}
+			if !slices.Equal(got.kernel, c.kernel) {
+				t.Errorf("kernel: %q, want %q", got.kernel, c.kernel)
+			}
 			if got.done != c.done {
 				t.Errorf("done: %v, want %v", got.done, c.done)
 			}
@@ -125,23 +142,5 @@ func TestParseConsoleRefusesStrayResult(t *testing.T) {
 	_, err := parseConsole(strings.NewReader("SIDECAR-RUN a.test\nSIDECAR-RESULT b.test exit=0\n"))
 	if err == nil {
 		t.Error("a result of a binary that was not running went unnoticed")
-	}
-}
-
-func TestReason(t *testing.T) {
-	for name, c := range map[string]struct {
-		log  []string
-		want string
-	}{
-		"one line":   {[]string{"    a_test.go:9: needs 5.19"}, "needs 5.19"},
-		"two lines":  {[]string{"    a_test.go:9: needs", "        5.19"}, "needs 5.19"},
-		"last":       {[]string{"    a_test.go:8: hello", "    a_test.go:9: needs 5.19: contention"}, "needs 5.19: contention"},
-		"none given": {nil, "no reason given"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := (test{log: c.log}).reason(); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
 	}
 }

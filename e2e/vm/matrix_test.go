@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -100,6 +101,7 @@ func boot(log string, args ...string) outcome {
 	var stderr bytes.Buffer
 	cmd := exec.Command("./run.sh", args...)
 	cmd.Stderr = &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	failure := cmd.Run() // also of a test, which the console tells better
 
 	f, err := os.Open(log)

@@ -30,6 +30,9 @@ func (o outcome) problems(suites []suite) []string {
 	if o.err != nil {
 		report("%v", o.err)
 	}
+	for _, line := range o.console.kernel {
+		report("in the kernel's log: %s", line)
+	}
 	for _, s := range suites {
 		r := o.console.find(s.binary)
 		if r == nil {
@@ -42,8 +45,8 @@ func (o outcome) problems(suites []suite) []string {
 			case t.status == "FAIL":
 				failed = true
 				report("%s: %s failed\n%s", s.binary, t.name, strings.Join(t.log, "\n"))
-			case t.status == "SKIP" && !kerneltest.LacksFeature(t.reason()):
-				report("%s: %s was skipped, and not for a feature that the kernel lacks: %s", s.binary, t.name, t.reason())
+			case t.status == "SKIP" && !kerneltest.LacksFeature(kerneltest.Reason(t.log)):
+				report("%s: %s was skipped, and not for a feature that the kernel lacks: %s", s.binary, t.name, kerneltest.Reason(t.log))
 			}
 		}
 		for _, name := range s.tests {
@@ -111,10 +114,10 @@ func table(outcomes []outcome, suites []suite) string {
 				if t.status != "SKIP" {
 					return t.status
 				}
-				n := slices.Index(notes, t.reason())
+				n := slices.Index(notes, kerneltest.Reason(t.log))
 				if n < 0 {
 					n = len(notes)
-					notes = append(notes, t.reason())
+					notes = append(notes, kerneltest.Reason(t.log))
 				}
 				return fmt.Sprintf("SKIP[%d]", n+1)
 			})

@@ -20,6 +20,8 @@ func TestProblems(t *testing.T) {
 	skipB := test{name: "TestB", status: "SKIP", log: []string{"    b_test.go:7: needs Linux 5.19: contention_begin"}}
 	failB := test{name: "TestB", status: "FAIL", log: []string{"    b_test.go:7: bad"}}
 	failSub := test{name: "TestB/x", status: "FAIL"}
+	complaint := with("0", passA, passB)
+	complaint.console.kernel = []string{"[   20.31] BUG: scheduling while atomic"}
 	for name, c := range map[string]struct {
 		outcome outcome
 		want    []string // what each problem begins with
@@ -30,11 +32,12 @@ func TestProblems(t *testing.T) {
 			with("0", passA, test{name: "TestB", status: "SKIP", log: []string{"    b_test.go:7: no runqlat"}}),
 			[]string{"probes.test: TestB was skipped"},
 		},
-		"one failed":         {with("1", passA, failB), []string{"probes.test: TestB failed\n    b_test.go:7: bad"}},
-		"a subtest failed":   {with("1", passA, failB, failSub), []string{"probes.test: TestB failed", "probes.test: TestB/x failed"}},
-		"one without result": {with("0", passA), []string{"probes.test: TestB has no result"}},
-		"leak after passing": {with("1", passA, passB), []string{"probes.test: exit status 1\nthe end"}},
-		"panic":              {with("2", passA, failB), []string{"probes.test: TestB failed", "probes.test: exit status 2"}},
+		"the kernel complains": {complaint, []string{"in the kernel's log: [   20.31] BUG: scheduling while atomic"}},
+		"one failed":           {with("1", passA, failB), []string{"probes.test: TestB failed\n    b_test.go:7: bad"}},
+		"a subtest failed":     {with("1", passA, failB, failSub), []string{"probes.test: TestB failed", "probes.test: TestB/x failed"}},
+		"one without result":   {with("0", passA), []string{"probes.test: TestB has no result"}},
+		"leak after passing":   {with("1", passA, passB), []string{"probes.test: exit status 1\nthe end"}},
+		"panic":                {with("2", passA, failB), []string{"probes.test: TestB failed", "probes.test: exit status 2"}},
 		"hang": {
 			with("", passA),
 			[]string{"probes.test: TestB has no result", "probes.test: exit status unknown"},

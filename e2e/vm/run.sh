@@ -62,7 +62,7 @@ fetched=$("$here/kernels.sh" "$kernel")
 read -r _ version vmlinuz <<<"$fetched"
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap '[[ -z ${guest:-} ]] || kill "$guest"; rm -rf "$work"' EXIT
 root=$work/root
 mkdir -p "$root"/{bin,dev,files,lib,proc,sys,tests,tmp}
 ln -s bin "$root/sbin" # where the kernel looks for modprobe
@@ -97,12 +97,16 @@ done
 
 # thread=single: with a thread for each CPU, QEMU loses track when one of them patches code that another one runs. Attaching
 # and detaching tracing programs for a minute hung 5.10 and 6.1 and made 7.2 panic, each time. panic=-1 with -no-reboot: a
-# panic ends QEMU at once. A test that hangs is ended by its own timeout, which shows where.
+# panic ends QEMU at once. A test that hangs is ended by its own timeout, which shows where. In the background, so that the
+# trap can end it when this script is told to.
 status=0
-timeout --foreground -k 5 "$limit" qemu-system-x86_64 \
+timeout -k 5 "$limit" qemu-system-x86_64 \
 	-accel tcg,thread=single -smp "$smp" -m "$memory" -nodefaults -display none -no-reboot -serial "file:$log" "${qemu[@]}" \
 	-kernel "$vmlinuz" -initrd "$work/initrd" \
-	-append "console=ttyS0 panic=-1 $append SIDECAR_VM_KERNEL=$name -- -test.timeout=$((limit * 4 / 5))s $*" </dev/null || status=$?
+	-append "console=ttyS0 panic=-1 $append SIDECAR_VM_KERNEL=$name -- -test.timeout=$((limit * 4 / 5))s $*" </dev/null &
+guest=$!
+wait "$guest" || status=$?
+guest=''
 
 [[ -e $log ]] || die "$name: QEMU did not start"
 tr -d '\r' <"$log" | grep -a '^SIDECAR-' || true

@@ -35,10 +35,24 @@ func NeedLinux(t testing.TB, major, minor uint32, feature string) {
 	}
 }
 
-var kernelFeature = regexp.MustCompile(`\bneeds Linux \d+\.\d+: \S`)
+var (
+	kernelFeature = regexp.MustCompile(`^needs Linux \d+\.\d+: \S`)
+	logStart      = regexp.MustCompile(`^ +\S+\.go:\d+: `)
+)
 
 // LacksFeature tells whether the reason for which a test was skipped names a feature that the kernel lacks.
 func LacksFeature(reason string) bool { return kernelFeature.MatchString(reason) }
+
+// Reason returns the last message of the lines that a test logged, for a skipped test the one it gave to Skip.
+func Reason(log []string) string {
+	for i := len(log) - 1; i >= 0; i-- {
+		if start := logStart.FindString(log[i]); start != "" {
+			message := strings.Join(log[i:], " ")
+			return strings.Join(strings.Fields(message[len(start):]), " ")
+		}
+	}
+	return "no reason given"
+}
 
 // Hierarchy is where the default (v2) cgroup hierarchy is mounted.
 func Hierarchy(t testing.TB) string {

@@ -5,14 +5,12 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
@@ -26,109 +24,119 @@ func main() {
 }
 
 func run(args []string, w io.Writer) error {
-	listing, err := events(append([]string{"-list", "^(Test|Fuzz|Example)"}, args...))
-	if err != nil {
+	var tests []test
+	list := func(e event) { tests = append(tests, listed(e)...) }
+	if err := goTest(append([]string{"-list", "^(Test|Fuzz|Example)"}, args...), w, list); err != nil {
 		return fmt.Errorf("list the tests: %w", err)
 	}
-	results, failure := events(args)
-	t := count(listed(listing), results)
-	t.print(w)
-	return errors.Join(failure, t.err())
+	t := newTally(w)
+	failure := goTest(args, w, t.add)
+	return errors.Join(failure, t.end(tests))
 }
 
-// event is a line of go test -json (go doc test2json).
+// event is a line of go test -json (go doc test2json, go help buildjson).
 type event struct{ Action, Package, Test, Output string }
 
-func events(args []string) ([]event, error) {
+// goTest runs go test and hands on its events as they come. What the compiler says is printed.
+func goTest(args []string, w io.Writer, handle func(event)) error {
 	command := exec.Command("go", append([]string{"test", "-json"}, args...)...)
 	command.Stderr = os.Stderr
-	output, failure := command.Output()
-	var all []event
-	for decoder := json.NewDecoder(bytes.NewReader(output)); ; {
+	output, err := command.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
+		return err
+	}
+	for decoder := json.NewDecoder(output); ; {
 		var e event
-		switch err := decoder.Decode(&e); {
-		case errors.Is(err, io.EOF):
-			return all, failure
-		case err != nil:
-			return nil, errors.Join(failure, err)
+		if err := decoder.Decode(&e); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			_, _ = io.Copy(io.Discard, output) // for go test to end
+			return errors.Join(err, command.Wait())
 		}
-		all = append(all, e)
+		if e.Action == "build-output" {
+			fmt.Fprint(w, e.Output)
+		}
+		handle(e)
 	}
 }
 
 // test is a test of a package; name/sub is a subtest.
 type test struct{ pkg, name string }
 
-// listed reads the tests that there are from what go test -list prints.
-func listed(listing []event) []test {
-	var tests []test
-	for _, e := range listing {
-		name := strings.TrimSpace(e.Output)
-		if e.Action == "output" && (strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz") || strings.HasPrefix(name, "Example")) {
-			tests = append(tests, test{e.Package, name})
-		}
+// listed reads the test that there is from a line that go test -list prints.
+func listed(e event) []test {
+	name := strings.TrimSpace(e.Output)
+	if e.Action == "output" && (strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz") || strings.HasPrefix(name, "Example")) {
+		return []test{{e.Package, name}}
 	}
-	return tests
+	return nil
 }
 
+// tally counts the results of a run.
 type tally struct {
-	closing                 []string // of the packages
-	passed, failed, skipped int      // tests and subtests
+	w                       io.Writer
+	passed, failed, skipped int // tests and subtests
 	problems                []string
+	output                  map[test]string
+	ended                   map[test]bool
 }
 
-// count goes through the results of a run and holds them against the tests that there are.
-func count(tests []test, results []event) tally {
-	var t tally
-	output := map[test]string{}
-	ended := map[test]bool{}
-	for _, e := range results {
-		at := test{e.Package, e.Test}
-		if e.Action == "output" {
-			output[at] += e.Output
-			if e.Test == "" && !strings.HasPrefix(e.Output, "PASS") {
-				t.closing = append(t.closing, e.Output)
-			}
-			continue
+func newTally(w io.Writer) *tally {
+	return &tally{w: w, output: map[test]string{}, ended: map[test]bool{}}
+}
+
+// add takes in an event. The line that closes a package is printed at once.
+func (t *tally) add(e event) {
+	at := test{e.Package, e.Test}
+	if e.Action == "output" {
+		t.output[at] += e.Output
+		if e.Test == "" && !strings.HasPrefix(e.Output, "PASS") {
+			fmt.Fprint(t.w, e.Output)
 		}
-		if e.Test == "" {
-			continue
-		}
-		switch e.Action {
-		case "pass":
-			t.passed++
-		case "fail":
-			t.failed++
-			t.problems = append(t.problems, fmt.Sprintf("%s %s failed:\n%s", e.Package, e.Test, output[at]))
-		case "skip":
-			t.skipped++
-			if !kerneltest.LacksFeature(output[at]) {
-				t.problems = append(t.problems, fmt.Sprintf("%s %s was skipped, and not for a feature that the kernel lacks:\n%s", e.Package, e.Test, output[at]))
-			}
-		default:
-			continue
-		}
-		ended[at] = true
+		return
 	}
+	if e.Test == "" {
+		return
+	}
+	switch e.Action {
+	case "pass":
+		t.passed++
+	case "fail":
+		t.failed++
+		t.problem("%s %s failed:\n%s", e.Package, e.Test, t.output[at])
+	case "skip":
+		t.skipped++
+		if !kerneltest.LacksFeature(kerneltest.Reason(strings.Split(t.output[at], "\n"))) {
+			t.problem("%s %s was skipped, and not for a feature that the kernel lacks:\n%s", e.Package, e.Test, t.output[at])
+		}
+	default:
+		return
+	}
+	t.ended[at] = true
+}
+
+func (t *tally) problem(format string, args ...any) {
+	t.problems = append(t.problems, strings.TrimRight(fmt.Sprintf(format, args...), "\n"))
+}
+
+// end holds the results against the tests that there are, and prints what came of them.
+func (t *tally) end(tests []test) error {
 	for _, at := range tests {
-		if !ended[at] {
-			t.problems = append(t.problems, fmt.Sprintf("%s %s has no result:\n%s", at.pkg, at.name, output[at]))
+		if !t.ended[at] {
+			t.problem("%s %s has no result:\n%s", at.pkg, at.name, t.output[at])
 		}
 	}
 	if t.passed == 0 {
-		t.problems = append(t.problems, "no test ran")
+		t.problem("no test ran")
 	}
-	return t
-}
-
-func (t tally) print(w io.Writer) {
-	for _, text := range slices.Concat(t.closing, t.problems) {
-		fmt.Fprintln(w, strings.TrimRight(text, "\n"))
+	for _, text := range t.problems {
+		fmt.Fprintln(t.w, text)
 	}
-	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped)
-}
-
-func (t tally) err() error {
+	fmt.Fprintf(t.w, "%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped)
 	if len(t.problems) == 0 {
 		return nil
 	}
