@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// rows are the kernels, and one of them with many CPUs: per-CPU maps have a value for each possible CPU, used or not.
+// rows are the kernels, one of them with one CPU, where the kernel takes short cuts (membarrier), and one with many: per-CPU
+// maps have a value for each possible CPU, used or not.
 var rows = []struct {
 	name     string
 	kernel   string
@@ -28,6 +29,7 @@ var rows = []struct {
 	{name: "6.1", kernel: "6.1", possible: "0-1"},
 	{name: "6.12", kernel: "6.12", possible: "0-1"},
 	{name: "newest", kernel: "newest", possible: "0-1"},
+	{name: "6.1/1cpu", kernel: "6.1", options: []string{"-s", "1"}, possible: "0"},
 	{name: "6.12/128cpu", kernel: "6.12", options: []string{"-s", "2,maxcpus=128", "-q", vmware}, possible: "0-127"},
 }
 
