@@ -42,14 +42,20 @@ var (
 // The load of a benchmark on "all" CPUs is on so many.
 var contending = min(4, runtime.NumCPU())
 
-// contender is something to attach to an event's hook.
+// contender is something to attach for an event.
 type contender struct {
 	name   string
-	attach func(event) (io.Closer, error)
+	attach func(event) (attached, error)
+}
+
+// attached is what a contender attached, and the processes whose programs they are.
+type attached struct {
+	io.Closer
+	pids []int
 }
 
 var (
-	nothing = contender{"nothing", func(event) (io.Closer, error) { return closers{}, nil }}
+	nothing = contender{"nothing", func(event) (attached, error) { return attached{Closer: closers{}}, nil }}
 	empty   = contender{"empty program", attachEmpty}
 	ours    = contender{"ours", attachOurs}
 )
@@ -65,7 +71,7 @@ func (all closers) Close() error {
 }
 
 // attachEmpty attaches a program that does nothing.
-func attachEmpty(e event) (io.Closer, error) {
+func attachEmpty(e event) (a attached, err error) {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name:         "empty",
 		Type:         ebpf.Tracing,
@@ -75,23 +81,24 @@ func attachEmpty(e event) (io.Closer, error) {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	})
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	l, err := link.AttachTracing(link.TracingOptions{Program: program})
 	if err != nil {
-		return nil, errors.Join(err, program.Close())
+		return a, errors.Join(err, program.Close())
 	}
-	return closers{l, program}, nil
+	return attached{closers{l, program}, []int{os.Getpid()}}, nil
 }
 
 // attachOurs loads the event's probe, as by default.
-func attachOurs(e event) (io.Closer, error) {
+func attachOurs(e event) (a attached, err error) {
 	options, err := defaultOptions()
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	options.Enabled = func(spec *probes.Spec) bool { return spec.Name == e.probe }
-	return openSet(options)
+	set, err := openSet(options)
+	return attached{set, []int{os.Getpid()}}, err
 }
 
 // defaultOptions are those of a sidecar without a configuration.
@@ -184,27 +191,27 @@ func above(figure, other float64) float64 { return figure - other }
 func ratio(figure, other float64) float64 { return figure / other }
 
 // meter runs a batch and returns the cost of an event in ns.
-type meter func(e event, batch func() (float64, error)) (float64, error)
+type meter func(e event, a attached, run func() (batch, error)) (float64, error)
 
 // measureRound attaches the contender and starts the load anew: where both lie in memory makes a difference of some percent.
 func measureRound(e event, cpus int, c contender, measure meter) (least float64, err error) {
-	attached, err := c.attach(e)
+	a, err := c.attach(e)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, attached.Close()) }()
+	defer func() { err = errors.Join(err, a.Close()) }()
 	l, err := startLoad(e.load, cpus)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
-	batch := func() (float64, error) { return l.run(e.batch) }
-	if _, err := batch(); err != nil { // makes the series
+	run := func() (batch, error) { return l.run(e.batch) }
+	if _, err := run(); err != nil { // makes the series
 		return 0, err
 	}
 	least = math.Inf(1)
 	for range roundBatches {
-		figure, err := measure(e, batch)
+		figure, err := measure(e, a, run)
 		if err != nil {
 			return 0, err
 		}
@@ -214,10 +221,13 @@ func measureRound(e event, cpus int, c contender, measure meter) (least float64,
 }
 
 // byWall is the time of an event.
-func byWall(_ event, batch func() (float64, error)) (float64, error) { return batch() }
+func byWall(_ event, _ attached, run func() (batch, error)) (float64, error) {
+	b, err := run()
+	return float64(b.Time) / float64(b.Events), err
+}
 
 // byKernel is the time of an event that this process's programs took, by the kernel's statistics.
-func byKernel(e event, batch func() (float64, error)) (float64, error) {
+func byKernel(e event, _ attached, run func() (batch, error)) (float64, error) {
 	programs, err := programsAt(e.hook)
 	if err != nil {
 		return 0, err
@@ -232,7 +242,7 @@ func byKernel(e event, batch func() (float64, error)) (float64, error) {
 		}
 		before = append(before, stats)
 	}
-	if _, err := batch(); err != nil {
+	if _, err := run(); err != nil {
 		return 0, err
 	}
 	for i, p := range programs {

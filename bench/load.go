@@ -52,22 +52,21 @@ func (l load) stop() error {
 	return errors.Join(errs...)
 }
 
-// run makes about n events on each CPU at the same time, and returns the time of one in ns.
-func (l load) run(n int) (float64, error) {
+// run makes about n events on each CPU at the same time.
+func (l load) run(n int) (all batch, err error) {
 	const notice = 2 * time.Millisecond // for all to be ready at the same time
 	o := order{n, monotonic() + int64(notice)}
 	var errs []error
 	for _, p := range l {
 		errs = append(errs, p.Encode(o))
 	}
-	var all batch
 	for _, p := range l {
 		var b batch
 		errs = append(errs, p.Decode(&b))
 		all.Events += b.Events
 		all.Time += b.Time
 	}
-	return float64(all.Time) / float64(all.Events), errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 // batches answers every order with a batch.
@@ -93,8 +92,8 @@ func batches(run func(n int) (batch, error)) error {
 	}
 }
 
-// own makes the calling goroutine's thread run on that CPU alone, and before others.
-func own(cpu int) error {
+// pin makes the calling goroutine's thread run on that CPU alone, and before others.
+func pin(cpu int) error {
 	runtime.LockOSThread()
 	var set unix.CPUSet
 	set.Set(cpu)
@@ -108,16 +107,29 @@ func switches(arguments []string) error {
 	if err := numbers(arguments, &cpu); err != nil {
 		return err
 	}
+	return pingPong(cpu, cpu)
+}
+
+// wakeups is a part: the same, but the other thread is on the next CPU, so that every event is a wake-up of another CPU too.
+func wakeups(arguments []string) error {
+	var cpu int
+	if err := numbers(arguments, &cpu); err != nil {
+		return err
+	}
+	return pingPong(cpu, (cpu+1)%runtime.NumCPU())
+}
+
+func pingPong(cpu, other int) error {
 	// The threads are in system calls that the scheduler of goroutines does not know of, and that nothing may wait for.
 	debug.SetGCPercent(-1)
 	runtime.GOMAXPROCS(4)
 	var there, back [2]int
-	if err := errors.Join(unix.Pipe2(there[:], 0), unix.Pipe2(back[:], 0), own(cpu)); err != nil {
+	if err := errors.Join(unix.Pipe2(there[:], 0), unix.Pipe2(back[:], 0), pin(cpu)); err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
 	go func() {
-		err := own(cpu)
+		err := pin(other)
 		for failed <- err; err == nil; {
 			err = errors.Join(move(unix.SYS_READ, there[0]), move(unix.SYS_WRITE, back[1]))
 		}
@@ -163,7 +175,7 @@ func executions(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	if err := own(cpu); err != nil {
+	if err := pin(cpu); err != nil {
 		return err
 	}
 	return batches(func(n int) (batch, error) {

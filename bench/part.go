@@ -16,6 +16,7 @@ const partArgument = "part"
 
 var parts = map[string]func(arguments []string) error{
 	"switches":   switches,
+	"wakeups":    wakeups,
 	"executions": executions,
 	"receive":    receive,
 	"export":     export,

@@ -70,7 +70,7 @@ func clearEnvironment() {
 	configures := regexp.MustCompile(`^(OTEL|SIDECAR|K8S)_`)
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if configures.MatchString(name) && name != "SIDECAR_LONG" && name != "SIDECAR_TRACEFS" {
+		if configures.MatchString(name) && name != "SIDECAR_LONG" {
 			os.Unsetenv(name)
 		}
 	}

@@ -4,19 +4,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio stress-ng libbpf-tools
 
-# tracefs, for the kernel's own programs that ours are compared with, is mounted in a namespace of the tests' own.
-if [ ! -e /sys/kernel/tracing/events ] && [ -z "${SIDECAR_TRACEFS:-}" ]; then
-	export SIDECAR_TRACEFS=1
-	exec unshare --mount bash -c 'mount -t tracefs tracefs /sys/kernel/tracing; exec "$0" "$@"' "$0" "$@"
-fi
-
 # It takes minutes with an empty build cache, which are not the tests'.
 e2e/collector/build.sh >/dev/null
 
 # Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo; probes has no
 # goroutines, and its test binary is run thousands of times, which the detector makes slow.
 CGO_ENABLED=1 go run ./internal/tally -race -count=1 -timeout 30m -p 1 $(go list ./... | grep -v '/probes$')
-go run ./internal/tally -count=1 -timeout 30m ./probes
+scripts/with-tracefs.sh go run ./internal/tally -count=1 -timeout 30m ./probes
 scripts/fuzz.sh 40000
 # A boot takes two to five minutes on a machine of its own, and several times that on a busy one.
 SIDECAR_VM_TIMEOUT=1200 go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm
