@@ -3,6 +3,7 @@ package workload
 import (
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,14 +23,14 @@ type learner struct {
 	coll *ebpf.Collection
 }
 
-func newLearner(t testing.TB) *learner {
+func newLearner(t testing.TB, slots int) *learner {
 	t.Helper()
 	spec, err := loadLearn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	x := &learner{}
-	x.tree, x.coll = load(t, spec, 16)
+	x.tree, x.coll = load(t, spec, slots)
 	attached, err := link.AttachTracing(link.TracingOptions{Program: x.coll.Programs["renamed"]})
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +75,7 @@ func idOf(t testing.TB, cgroup string) uint64 {
 }
 
 func TestLearn(t *testing.T) {
-	x := newLearner(t)
+	x := newLearner(t, 16)
 	longest := strings.Repeat("n", 255) // NAME_MAX
 	group := nested(t, "hostile \x1b\xff.service", longest)
 	x.execute(group)
@@ -87,9 +88,21 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// A cgroup is known as far down as cgroups are learned at once, CGROUP_DEPTH, the test's own and those above it included.
+func TestLearnDeep(t *testing.T) {
+	x := newLearner(t, 100)
+	const deep = 50
+	group := nested(t, slices.Repeat([]string{"d"}, deep)...)
+	x.execute(group)
+	id, ok := x.Lookup(idOf(t, group.Path))
+	if want := ".slice" + strings.Repeat("/d", deep); !ok || !strings.HasSuffix(id.Cgroup, want) {
+		t.Errorf("cgroup %q, %t; want %q", id.Cgroup, ok, want)
+	}
+}
+
 // When the table is full half way up to the root, the rest is learned as soon as there is room.
 func TestLearnLater(t *testing.T) {
-	x := newLearner(t)
+	x := newLearner(t, 16)
 	group := nested(t, "later.slice", "later.service")
 	var taken []uint32
 	for slot := uint32(0); x.table.Free()-len(taken) > 2; taken = append(taken, slot) {
