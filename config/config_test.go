@@ -3,7 +3,6 @@ package config
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,9 +15,9 @@ import (
 	"testing"
 	"time"
 	"unicode"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/ebpf-sidecar/sidecar/internal/golden"
+)
 
 var catalogue = Catalogue{
 	"process": {Description: "processes and threads", Default: true, Metrics: map[string]Switch{
@@ -301,7 +300,7 @@ func TestErrors(t *testing.T) {
 	if strings.Contains(err.Error(), "t0psecret") {
 		t.Error("the error shows a secret")
 	}
-	golden(t, "wrong.golden", []byte(err.Error()+"\n"))
+	golden.Check(t, "wrong.golden", []byte(err.Error()+"\n"))
 }
 
 func TestError(t *testing.T) {
@@ -401,7 +400,7 @@ func TestByteSize(t *testing.T) {
 // TestDefaultFile checks that the file is all comments, and that it says the defaults when they are removed.
 func TestDefaultFile(t *testing.T) {
 	file := Default(catalogue)
-	golden(t, "default.yaml", file)
+	golden.Check(t, "default.yaml", file)
 	got, err := load("default.yaml", file, environment{}.lookup, catalogue)
 	if err != nil || !reflect.DeepEqual(got, wanted(nil)) {
 		t.Errorf("commented out: %+v, %v", got, err)
@@ -433,7 +432,7 @@ func TestSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "schema.json", append(text, '\n'))
+	golden.Check(t, "schema.json", append(text, '\n'))
 	var closed func(path string, schema map[string]any)
 	closed = func(path string, schema map[string]any) {
 		if text, _ := schema["description"].(string); path != "" && text == "" {
@@ -549,22 +548,4 @@ func revalidate(k key) error {
 		return fmt.Errorf("%v became %v", before, after)
 	}
 	return nil
-}
-
-// golden compares got with a file in testdata; go test -update writes the file.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(got) != string(want) {
-		t.Errorf("%s is not as before (go test -update, if it is meant)\n%s", path, got)
-	}
 }

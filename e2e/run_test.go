@@ -48,7 +48,7 @@ func TestNoCollector(t *testing.T) {
 	time.Sleep(10 * time.Second)
 	after := residentSet(t, sidecar.Process.Pid)
 	t.Logf("resident set: %d KiB, then %d KiB", before, after)
-	if after > before+8<<10 {
+	if after > before+2<<10 { // 0.2 MiB were measured
 		t.Errorf("the resident set grew from %d to %d KiB without a Collector", before, after)
 	}
 	if code, took := sidecar.stop(t); code != 0 || took > 5*time.Second {

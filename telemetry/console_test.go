@@ -3,8 +3,6 @@ package telemetry
 import (
 	"bytes"
 	"errors"
-	"flag"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,27 +11,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/ebpf-sidecar/sidecar/internal/golden"
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := "testdata/" + name
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}
 
 func TestConsole(t *testing.T) {
 	start := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
@@ -103,7 +83,7 @@ func TestConsole(t *testing.T) {
 			t.Errorf("%q is in the output", r)
 		}
 	}
-	golden(t, "console.txt", out.Bytes())
+	golden.Check(t, "console.txt", out.Bytes())
 
 	if err := c.Export(&metricdata.ResourceMetrics{}); err != nil || len(c.previous) != 0 {
 		t.Errorf("%d series that are gone are kept; error: %v", len(c.previous), err)

@@ -11,6 +11,7 @@ import (
 
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/ebpf-sidecar/sidecar/internal/golden"
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
@@ -43,7 +44,7 @@ func TestExplicitBuckets(t *testing.T) {
 			fmt.Fprintf(&out, "  <= %-23v %d\n", bound, n)
 		}
 	}
-	golden(t, "explicit.txt", out.Bytes())
+	golden.Check(t, "explicit.txt", out.Bytes())
 	if len(m["sidecar.collection.duration"].GetHistogram().GetDataPoints()) != 1 {
 		t.Errorf("the self-metrics have another form: %v", m["sidecar.collection.duration"])
 	}
