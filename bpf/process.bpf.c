@@ -46,6 +46,8 @@ SERIES_BY_WORKLOAD(executions, struct execution_key, struct execution_cell)
 SERIES_BY_WORKLOAD(exits, struct exit_key, struct exit_cell)
 SERIES_BY_WORKLOAD(lifetimes, __u64, struct lifetime_cell)
 
+const volatile bool creations_enabled = true;
+const volatile bool executions_enabled = true;
 const volatile bool exits_enabled = true;
 const volatile bool lifetimes_enabled = true;
 
@@ -56,7 +58,7 @@ FOR_EACH_EVENT("task_newtask", process_created)
 	struct creation_cell *cell;
 	struct cgroup *cgroup;
 
-	if (!policy.open)
+	if (!policy.open || !creations_enabled)
 		return;
 	cgroup = task_cgroup((struct task_struct *)ctx[0]);
 	key = workload_id(cgroup);
@@ -73,7 +75,7 @@ FOR_EACH_EVENT("sched_process_exec", process_executed)
 	struct execution_cell *cell;
 	struct cgroup *cgroup;
 
-	if (!policy.open)
+	if (!policy.open || !executions_enabled)
 		return;
 	cgroup = task_cgroup(task);
 	key.cgroup = workload_id(cgroup);

@@ -153,9 +153,11 @@ const (
 	ProcessVarCgroupsFull               = "cgroups_full"
 	ProcessVarCgroupsShards             = "cgroups_shards"
 	ProcessVarCgroupsSlots              = "cgroups_slots"
+	ProcessVarCreationsEnabled          = "creations_enabled"
 	ProcessVarCreationsFull             = "creations_full"
 	ProcessVarCreationsShards           = "creations_shards"
 	ProcessVarCreationsSlots            = "creations_slots"
+	ProcessVarExecutionsEnabled         = "executions_enabled"
 	ProcessVarExecutionsFull            = "executions_full"
 	ProcessVarExecutionsShards          = "executions_shards"
 	ProcessVarExecutionsSlots           = "executions_slots"
@@ -269,9 +271,11 @@ type ProcessVariableSpecs struct {
 	CgroupsFull               *ebpf.VariableSpec `ebpf:"cgroups_full"`
 	CgroupsShards             *ebpf.VariableSpec `ebpf:"cgroups_shards"`
 	CgroupsSlots              *ebpf.VariableSpec `ebpf:"cgroups_slots"`
+	CreationsEnabled          *ebpf.VariableSpec `ebpf:"creations_enabled"`
 	CreationsFull             *ebpf.VariableSpec `ebpf:"creations_full"`
 	CreationsShards           *ebpf.VariableSpec `ebpf:"creations_shards"`
 	CreationsSlots            *ebpf.VariableSpec `ebpf:"creations_slots"`
+	ExecutionsEnabled         *ebpf.VariableSpec `ebpf:"executions_enabled"`
 	ExecutionsFull            *ebpf.VariableSpec `ebpf:"executions_full"`
 	ExecutionsShards          *ebpf.VariableSpec `ebpf:"executions_shards"`
 	ExecutionsSlots           *ebpf.VariableSpec `ebpf:"executions_slots"`
@@ -375,9 +379,11 @@ type ProcessVariables struct {
 	CgroupsFull               *ebpf.Variable `ebpf:"cgroups_full"`
 	CgroupsShards             *ebpf.Variable `ebpf:"cgroups_shards"`
 	CgroupsSlots              *ebpf.Variable `ebpf:"cgroups_slots"`
+	CreationsEnabled          *ebpf.Variable `ebpf:"creations_enabled"`
 	CreationsFull             *ebpf.Variable `ebpf:"creations_full"`
 	CreationsShards           *ebpf.Variable `ebpf:"creations_shards"`
 	CreationsSlots            *ebpf.Variable `ebpf:"creations_slots"`
+	ExecutionsEnabled         *ebpf.Variable `ebpf:"executions_enabled"`
 	ExecutionsFull            *ebpf.Variable `ebpf:"executions_full"`
 	ExecutionsShards          *ebpf.Variable `ebpf:"executions_shards"`
 	ExecutionsSlots           *ebpf.Variable `ebpf:"executions_slots"`

@@ -105,16 +105,13 @@ __noinline int workload_learn(__u64 address)
                                                                                                                        \
 	static __noinline __u32 name##_create(key_type *key, struct cgroup *cgroup)                                    \
 	{                                                                                                              \
+		__u64 address;                                                                                         \
 		__u32 slot;                                                                                            \
                                                                                                                        \
-		if (by_workload) {                                                                                     \
-			__u64 address;                                                                                 \
-                                                                                                                       \
-			/* What is read from memory is a number to the verifier. */                                    \
-			bpf_probe_read_kernel(&address, sizeof(address), &cgroup);                                     \
-			if (!workload_learn(address))                                                                  \
-				return SERIES_OVERFLOW;                                                                \
-		}                                                                                                      \
+		/* What is read from memory is a number to the verifier. */                                            \
+		bpf_probe_read_kernel(&address, sizeof(address), &cgroup);                                             \
+		if (by_workload && !workload_learn(address))                                                           \
+			return SERIES_OVERFLOW;                                                                        \
 		slot = name##_claim();                                                                                 \
 		return slot == SERIES_OVERFLOW ? SERIES_OVERFLOW : name##_publish(key, slot);                          \
 	}                                                                                                              \

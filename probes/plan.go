@@ -3,11 +3,9 @@ package probes
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"sort"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -204,11 +202,6 @@ func tableNames(tables []TableSpec) []string {
 		names = append(names, table.Name)
 	}
 	return names
-}
-
-// removePrograms takes the programs whose names begin so out of a collection: what they measure is switched off.
-func removePrograms(spec *ebpf.CollectionSpec, prefix string) {
-	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // setIfAsked sets a constant of a collection that has it.

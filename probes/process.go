@@ -11,13 +11,6 @@ import (
 )
 
 func process() *Spec {
-	const (
-		created    = "system.process.created"
-		threads    = "linux.thread.created"
-		executions = "linux.process.executions"
-		exits      = "linux.process.exits"
-		lifetime   = "linux.process.lifetime"
-	)
 	return &Spec{
 		Name:        "process",
 		Description: "Processes and threads: created, executed, exited, and how long they lived",
@@ -31,15 +24,6 @@ func process() *Spec {
 			if env.Kernel.groupDead {
 				spec.Maps["exited"].MaxEntries = 1 // not used
 			}
-			if !env.Enabled(created) && !env.Enabled(threads) {
-				removePrograms(spec, "process_created")
-			}
-			if !env.Enabled(executions) {
-				removePrograms(spec, "process_executed")
-			}
-			if !env.Enabled(exits) && !env.Enabled(lifetime) {
-				removePrograms(spec, "process_exited")
-			}
 			return nil
 		},
 		Tables: []TableSpec{{
@@ -47,12 +31,12 @@ func process() *Spec {
 			MaxShards: 1,
 			Decode:    decodeCgroup,
 			Instruments: []Instrument{{
-				Name:        created,
+				Name:        "system.process.created",
 				Unit:        "{process}",
 				Description: "Processes created, the kernel's own included",
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessCreationCell{}.Processes)}},
 			}, {
-				Name:        threads,
+				Name:        "linux.thread.created",
 				Unit:        "{thread}",
 				Description: "Threads created besides the first of each process",
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessCreationCell{}.Threads)}},
@@ -69,7 +53,7 @@ func process() *Spec {
 				return k.Cgroup, []Attribute{{ExecutableName, name}}
 			},
 			Instruments: []Instrument{{
-				Name: executions,
+				Name: "linux.process.executions",
 				Unit: "{execution}",
 				Description: "Programs executed successfully; the executable is the file that is mapped: " +
 					"for a script, its interpreter",
@@ -87,7 +71,7 @@ func process() *Spec {
 				return k.Cgroup, []Attribute{{"process.exit.code", int64(k.Status >> 8 & 0xff)}}
 			},
 			Instruments: []Instrument{{
-				Name:        exits,
+				Name:        "linux.process.exits",
 				Unit:        "{process}",
 				Description: "Processes that exited, with the status that their parent can wait for",
 				Attributes:  []string{"process.exit.code", "linux.signal.name"},
@@ -99,7 +83,7 @@ func process() *Spec {
 			Decode:    decodeCgroup,
 			CountedBy: "exits",
 			Instruments: []Instrument{{
-				Name:        lifetime,
+				Name:        "linux.process.lifetime",
 				Unit:        "s",
 				Description: "How long processes lived, from the creation of the first thread to the exit of the last",
 				Kind:        Histogram,

@@ -2,6 +2,8 @@ package probes
 
 import (
 	"errors"
+	"maps"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -37,10 +39,9 @@ func scheduler() *Spec {
 				byAddress.MaxEntries = max(byAddress.MaxEntries, 1024*cpus) // as pid_max (kernel/pid.c)
 			}
 			if !env.Enabled(runQueue) {
-				removePrograms(spec, "scheduler_task_") // they keep the states of tasks
-				if !env.Enabled(switches) {
-					removePrograms(spec, "scheduler_switched")
-				}
+				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+					return strings.HasPrefix(name, "scheduler_task_") // they keep the states of tasks
+				})
 			}
 			return errors.Join(
 				spec.Variables["context_switches_enabled"].Set(env.Enabled(switches)),
