@@ -347,6 +347,35 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// The programs' run time is told while the kernel measures it, and is within what they can have taken.
+func TestRunTime(t *testing.T) {
+	set := load(t, loadOnly("process", LinuxCgroup))
+	if err := set.Open(); err != nil {
+		t.Fatal(err)
+	}
+	group := kerneltest.NewCgroup(t, "")
+	cpuTime := func() (total time.Duration) {
+		mustRun(t, helper(t, group, "forks", 100))
+		for _, status := range read(t, set).Probes {
+			total += status.CPUTime
+		}
+		return total
+	}
+	before := cpuTime() // 0, unless another measures
+	statistics, err := MeasureRunTime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	measured := cpuTime() - before
+	if limit := time.Since(start) * time.Duration(runtime.NumCPU()); measured < 100*100*time.Nanosecond || measured > limit {
+		t.Errorf("100 processes took the programs %v", measured)
+	}
+	if err := statistics.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A snapshot that fails loses nothing: the next one has it all.
 func TestSnapshotFails(t *testing.T) {
 	set := open(t, loadOnly("process", ExecutableName, LinuxCgroup))

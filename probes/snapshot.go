@@ -79,6 +79,8 @@ type Status struct {
 	Err    error  // why it is unsupported or failed, with what to do
 	Events uint64 // events counted since the start
 	Missed []Missed
+	// CPUTime is what the probe's programs took while the kernel measured it (MeasureRunTime).
+	CPUTime time.Duration
 }
 
 // Missed counts events that a probe could not handle as it should, since the start.

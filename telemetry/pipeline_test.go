@@ -127,7 +127,7 @@ func TestSelfMetrics(t *testing.T) {
 		return &probes.Snapshot{
 			Time: time.Now(),
 			Probes: []probes.Status{
-				{Probe: "process", State: probes.Attached, Events: 42, Missed: []probes.Missed{{Reason: probes.MissedRecursion, Count: 3}}},
+				{Probe: "process", State: probes.Attached, Events: 42, CPUTime: 1500 * time.Millisecond, Missed: []probes.Missed{{Reason: probes.MissedRecursion, Count: 3}}},
 				{Probe: "block", State: probes.Failed, Err: errors.New("no")},
 			},
 			Tables: []probes.TableStatus{{Probe: "process", Table: "exits", Series: 64, Limit: 64, Overflow: 7}},
@@ -161,6 +161,9 @@ func TestSelfMetrics(t *testing.T) {
 	}
 	if n := numberOf(t, m["sidecar.export.points"], map[string]any{}); n.GetAsInt() < 20 {
 		t.Errorf("points: %v", n)
+	}
+	if cpu := m["sidecar.probe.cpu.time"].GetSum().GetDataPoints(); len(cpu) != 1 || cpu[0].GetAsDouble() != 1.5 {
+		t.Errorf("CPU time: %v", cpu)
 	}
 	if age := numberOf(t, m["sidecar.export.unacknowledged.age"], map[string]any{}); age.GetAsDouble() != 0 {
 		t.Errorf("age: %v", age)

@@ -45,6 +45,9 @@ var (
 	probeState = SelfMetric{"sidecar.probe.state", "{probe}", "updowncounter",
 		"1 for the state that a probe is in, 0 for the others.",
 		[]string{string(probeNameKey), string(probeStateKey)}}
+	probeCPUTime = SelfMetric{"sidecar.probe.cpu.time", "s", "counter",
+		"CPU time that a probe's BPF programs took, while the kernel measures it: for sidecar top, and with kernel.bpf_stats_enabled=1.",
+		[]string{string(probeNameKey)}}
 	probeMissed = SelfMetric{"sidecar.probe.missed", "{event}", "counter",
 		"Kernel events that a probe could not handle as it should.",
 		[]string{string(probeNameKey), string(missReasonKey)}}
@@ -78,7 +81,7 @@ var (
 // besides, as semantic conventions describe them.
 func SelfMetrics() []SelfMetric {
 	return []SelfMetric{
-		buildInfo, probeEvents, probeState, probeMissed, seriesUsed, seriesLimit, seriesOverflow, collectionDuration,
+		buildInfo, probeEvents, probeState, probeCPUTime, probeMissed, seriesUsed, seriesLimit, seriesOverflow, collectionDuration,
 		exportDuration, exportPoints, unacknowledgedAge,
 	}
 }
@@ -91,6 +94,7 @@ type selfMetrics struct {
 	points             metric.Int64Counter
 
 	observables map[string]metric.Int64Observable
+	cpuTime     metric.Float64ObservableCounter
 	age         metric.Float64ObservableGauge
 }
 
@@ -118,6 +122,8 @@ func newSelfMetrics(meter metric.Meter, o Options, begin func(context.Context)) 
 			s.export, err = meter.Float64Histogram(m.Name, unit, description)
 		case m.Name == exportPoints.Name:
 			s.points, err = meter.Int64Counter(m.Name, unit, description)
+		case m.Name == probeCPUTime.Name:
+			s.cpuTime, err = meter.Float64ObservableCounter(m.Name, unit, description)
 		case m.Name == unacknowledgedAge.Name:
 			s.age, err = meter.Float64ObservableGauge(m.Name, unit, description)
 		case m.Kind == "counter":
@@ -145,7 +151,7 @@ func buildAttributes(o Options) attribute.Set {
 
 // register has f called in every cycle, to observe.
 func (s *selfMetrics) register(meter metric.Meter, f metric.Callback) error {
-	all := []metric.Observable{s.age}
+	all := []metric.Observable{s.age, s.cpuTime}
 	for _, o := range s.observables {
 		all = append(all, o)
 	}
@@ -171,6 +177,9 @@ func (s *selfMetrics) observe(o metric.Observer, snapshot *probes.Snapshot, age 
 				v = 1
 			}
 			observe(probeState, v, probe, probeStateKey.String(string(state)))
+		}
+		if p.CPUTime > 0 {
+			o.ObserveFloat64(s.cpuTime, p.CPUTime.Seconds(), metric.WithAttributes(probe))
 		}
 		for _, m := range p.Missed {
 			observe(probeMissed, m.Count, probe, missReasonKey.String(string(m.Reason)))
