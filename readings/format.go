@@ -22,9 +22,9 @@ func Format(unit string, v float64) string {
 	return plain(v)
 }
 
-// FormatRate writes how fast values of a unit are added, of durations how many.
+// FormatRate writes how fast values of a unit are added.
 func FormatRate(unit string, perSecond float64) string {
-	if unit == "By" {
+	if unit == "By" || unit == "s" {
 		return Format(unit, perSecond) + "/s"
 	}
 	return scaled(perSecond, 1000, []string{"", "k", "M", "G"}) + "/s"
@@ -94,4 +94,18 @@ func Printable(s string) string {
 		return strconv.Quote(s)
 	}
 	return s
+}
+
+// Escape returns a line with what a terminal could take for something else than text escaped.
+func Escape(line string) string {
+	var b strings.Builder
+	for _, r := range line {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return b.String()
 }

@@ -79,7 +79,7 @@ func (h *Histogram) combine(other *Histogram, f func(a, b uint64) uint64) {
 	}
 	h.Zero = f(h.Zero, other.Zero)
 	if other.Scale < h.Scale {
-		h.coarsen(other.Scale)
+		h.Coarsen(other.Scale)
 	}
 	shift := other.Scale - h.Scale
 	for i, c := range other.Counts {
@@ -90,8 +90,16 @@ func (h *Histogram) combine(other *Histogram, f func(a, b uint64) uint64) {
 	}
 }
 
-// coarsen makes the buckets those of a lower scale: each takes in 2 to the difference of the finer ones.
-func (h *Histogram) coarsen(scale int32) {
+// In is the count of a bucket.
+func (h *Histogram) In(index int32) uint64 {
+	if i := int(index - h.Offset); i >= 0 && i < len(h.Counts) {
+		return h.Counts[i]
+	}
+	return 0
+}
+
+// Coarsen makes the buckets those of a lower scale: each takes in 2 to the difference of the finer ones.
+func (h *Histogram) Coarsen(scale int32) {
 	fine := *h
 	h.Scale, h.Offset, h.Counts = scale, fine.Offset>>(fine.Scale-scale), nil
 	for i, c := range fine.Counts {

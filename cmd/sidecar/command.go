@@ -38,7 +38,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		SilenceErrors:    true,
 		PersistentPreRun: func(*cobra.Command, []string) { started = true },
 	}
-	root.AddCommand(runCommand(), probesCommand(), checkCommand(), configCommand(), versionCommand())
+	root.AddCommand(topCommand(), runCommand(), probesCommand(), checkCommand(), configCommand(), versionCommand())
 	root.InitDefaultCompletionCmd()
 	for _, group := range root.Commands() {
 		if group.HasSubCommands() { // cobra would answer an unknown one with the help, and success

@@ -19,8 +19,10 @@ func TestCommandLine(t *testing.T) {
 		{"config validte", "", exitUsage, "validte"},
 		{"completion", "", exitOK, "bash"},
 		{"completion csh", "", exitUsage, "csh"},
-		{"check --config /nonexistent --output yaml", "", exitUsage, "text or json"},
-		{"probes --config /nonexistent --output yaml", "", exitUsage, "text or json"},
+		{"check --config /nonexistent --output yaml", "", exitUsage, "write one of text, json"},
+		{"probes --config /nonexistent --output yaml", "", exitUsage, "write one of text, json"},
+		{"top --config /nonexistent --output yaml", "", exitUsage, "write one of csv, json, text"},
+		{"top --interval 10ms", "", exitUsage, "write 100ms or more"},
 		{"config validate", "delta", exitUsage, "cumulativetodelta"},
 		{"run", "delta", exitUsage, "cumulativetodelta"},
 	} {

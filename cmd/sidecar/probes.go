@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -126,31 +127,36 @@ func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
-// format is how a command answers: text or json.
-type format string
-
-// outputFlag adds --output to a command that can answer in either format.
-func outputFlag(command *cobra.Command, output *format) {
-	*output = "text"
-	command.Flags().Var(output, "output", "`FORMAT` of the answer: text or json")
+// format is how a command answers, one of some.
+type format struct {
+	choices []string
+	chosen  string // empty until one is
 }
 
-func (f *format) String() string { return string(*f) }
+// outputFlag adds --output to a command that can answer as text, by default, or JSON.
+func outputFlag(command *cobra.Command, output *format) {
+	*output = format{choices: []string{"text", "json"}, chosen: "text"}
+	command.Flags().Var(output, "output", "`FORMAT` of the answer: "+output.list())
+}
+
+func (f *format) list() string { return strings.Join(f.choices, ", ") }
+
+func (f *format) String() string { return f.chosen }
 
 func (f *format) Type() string { return "string" }
 
 // Set refuses other formats before the command does anything.
 func (f *format) Set(text string) error {
-	if text != "text" && text != "json" {
-		return errors.New("write text or json")
+	if !slices.Contains(f.choices, text) {
+		return errors.New("write one of " + f.list())
 	}
-	*f = format(text)
+	f.chosen = text
 	return nil
 }
 
 // write answers in the chosen format.
 func write(w io.Writer, output format, answer any, text func(io.Writer) error) error {
-	if output == "text" {
+	if output.chosen == "text" {
 		return text(w)
 	}
 	encoder := json.NewEncoder(w)

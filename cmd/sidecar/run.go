@@ -45,11 +45,8 @@ func runCommand() *cobra.Command {
 			}
 			logger := newLogger(c.Log, command.ErrOrStderr())
 			slog.SetDefault(logger)
-			ctx, stop := signal.NotifyContext(command.Context(), unix.SIGINT, unix.SIGTERM)
+			ctx, stop := untilSignal(command.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			// A second signal ends the process, unless it is the first one again: timeout(1) sends it to the process
-			// and to its group.
-			context.AfterFunc(ctx, func() { time.AfterFunc(250*time.Millisecond, stop) })
 			return Run(ctx, c, options, command.OutOrStdout(), logger)
 		},
 	}
@@ -57,6 +54,14 @@ func runCommand() *cobra.Command {
 	command.Flags().BoolVar(&options.strict, "strict", false, "fail unless every enabled probe is attached")
 	command.Flags().BoolVar(&options.safe, "safe", false, "load no BPF program; export only metrics of the sidecar itself")
 	return command
+}
+
+// untilSignal returns a context that ends with the first signal. A second one ends the process, unless it is the first one
+// again: timeout(1) sends it to the process and to its group.
+func untilSignal(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	context.AfterFunc(ctx, func() { time.AfterFunc(250*time.Millisecond, stop) })
+	return ctx, stop
 }
 
 func newLogger(c config.Log, w io.Writer) *slog.Logger {
@@ -68,7 +73,7 @@ func newLogger(c config.Log, w io.Writer) *slog.Logger {
 }
 
 // Run measures and exports until the context ends. The foreground, the container and the service manager all call it.
-func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Writer, logger *slog.Logger) (err error) {
+func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Writer, logger *slog.Logger) error {
 	if c.Disabled || len(c.Exporters) == 0 {
 		logger.Info("OTEL_SDK_DISABLED is true or OTEL_METRICS_EXPORTER none: nothing is measured or exported")
 		<-ctx.Done()
@@ -76,11 +81,27 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Wr
 	}
 	var measured source = nothing{}
 	if !options.safe {
-		if measured, err = loadProbes(c, options.strict, logger); err != nil {
+		set, err := loadProbes(c, options.strict, logger)
+		if err != nil {
 			return err
 		}
+		measured = set
 	}
 	export := telemetryOptions(c, stdout, logger)
+	return exportWhile(ctx, measured, export, func() error {
+		running := []any{"version", version, "interval", c.Export.Interval}
+		if export.OTLP != nil {
+			running = append(running, "endpoint", export.OTLP.Endpoint)
+		}
+		logger.Info("running", running...)
+		<-ctx.Done()
+		return nil
+	})
+}
+
+// exportWhile opens what is measured and exports it until the function returns, and then a last time. It closes what is
+// measured in any case.
+func exportWhile(ctx context.Context, measured source, export telemetry.Options, while func() error) (err error) {
 	pipeline, err := telemetry.Start(ctx, export, measured)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the export: %w", err), measured.Close())
@@ -88,19 +109,13 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Wr
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		err = errors.Join(err, stop(ctx, pipeline, measured, logger))
+		err = errors.Join(err, stop(ctx, pipeline, measured, export.Logger))
 	}()
 	if err := measured.Open(); err != nil {
 		return err
 	}
 	debug.FreeOSMemory() // what loading took: the kernel's types above all
-	running := []any{"version", version, "interval", c.Export.Interval}
-	if export.OTLP != nil {
-		running = append(running, "endpoint", export.OTLP.Endpoint)
-	}
-	logger.Info("running", running...)
-	<-ctx.Done()
-	return nil
+	return while()
 }
 
 // stop exports a last time, and closes what was measured. An export that has failed is no failure of the sidecar.

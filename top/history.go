@@ -1,0 +1,97 @@
+package top
+
+import (
+	"time"
+
+	"github.com/ebpf-sidecar/sidecar/readings"
+)
+
+const (
+	maxFrames = 300
+	// maxMemory bounds what the history takes, in bytes, about. Frames of many busy series make it shorter.
+	maxMemory = 32 << 20
+)
+
+// history is what was added in the latest frames.
+type history struct {
+	frames []past
+	next   uint64 // the number of the next frame
+	memory int
+}
+
+// past is what is kept of a frame: the series to which something was added.
+type past struct {
+	number uint64
+	time   time.Time
+	length time.Duration
+	added  []change
+	memory int
+}
+
+type change struct {
+	series *readings.Series
+	readings.Value
+}
+
+func (h *history) add(f *readings.Frame) {
+	p := past{number: h.next, time: f.Time, length: f.Length}
+	for i := range f.Readings {
+		r := &f.Readings[i]
+		if r.Added.Number > 0 {
+			p.added = append(p.added, change{r.Series, r.Added})
+			p.memory += 32
+			if r.Added.Histogram != nil {
+				p.memory += 96 + 8*len(r.Added.Histogram.Counts)
+			}
+		}
+	}
+	h.frames = append(h.frames, p)
+	h.memory += p.memory
+	h.next++
+	for len(h.frames) > maxFrames || h.memory > maxMemory && len(h.frames) > 1 {
+		h.memory -= h.frames[0].memory
+		h.frames[0] = past{}
+		h.frames = h.frames[1:]
+	}
+}
+
+// until are the frames before a number, the oldest first.
+func (h *history) until(end uint64) []past {
+	for i, p := range h.frames {
+		if p.number >= end {
+			return h.frames[:i]
+		}
+	}
+	return h.frames
+}
+
+// selection says which series are looked at.
+type selection func(*readings.Series) bool
+
+// rates are how much was added a second to all selected series together, in each frame.
+func rates(frames []past, selected selection) []float64 {
+	rates := make([]float64, len(frames))
+	for i, p := range frames {
+		n := 0.0
+		for _, c := range p.added {
+			if selected(c.series) {
+				n += c.Number
+			}
+		}
+		rates[i] = readings.PerSecond(n, p.length)
+	}
+	return rates
+}
+
+// distribution is that of all values added to the selected series.
+func distribution(frames []past, selected selection) *readings.Histogram {
+	all := new(readings.Histogram)
+	for _, p := range frames {
+		for _, c := range p.added {
+			if c.Histogram != nil && selected(c.series) {
+				all.Add(c.Histogram)
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,85 @@
+package top
+
+import (
+	"fmt"
+	"slices"
+
+	"charm.land/bubbles/v2/key"
+
+	"github.com/ebpf-sidecar/sidecar/readings"
+)
+
+// itself is what the sidecar costs, how full its tables are, and what went wrong.
+type itself struct{}
+
+func (*itself) name() string { return "Sidecar" }
+
+func (*itself) keys() []key.Binding { return nil }
+
+func (*itself) press(string, *data) page { return nil }
+
+func (*itself) draw(d *data, width, height int) []string {
+	probes, tables := d.sidecar()
+	cost := table{header: [][]string{{"PROBE", "AN EVENT", "CPU", "EVENTS", "RATE", "MISSED"}}, selected: -1}
+	measured := false
+	for _, p := range probes {
+		if !d.matches(p.name) {
+			continue
+		}
+		cpu := "-"
+		if p.total > 0 {
+			cpu, measured = percent(p.cpu), true
+		}
+		cost.rows = append(cost.rows, []string{p.title(), readings.Format("s", p.perEvent()), cpu,
+			readings.Format("", p.events), readings.FormatRate("", p.rate), readings.Format("", p.missed)})
+	}
+	use := table{header: [][]string{{"TABLE", "SERIES", "LIMIT", "OVERFLOW"}}, selected: -1}
+	for _, t := range tables {
+		if d.matches(t.probe + " " + t.name) {
+			use.rows = append(use.rows, []string{t.probe + " " + t.name, readings.Format("", t.series),
+				readings.Format("", t.limit), readings.Format("", t.overflow)})
+		}
+	}
+	note := "CPU is of one CPU; measuring it is in it."
+	if !measured {
+		note = "What events cost is not measured: that takes root, or CAP_SYS_ADMIN."
+	}
+	narrow := min(width, 100)
+	lines := append(cost.lines(narrow, len(cost.rows)+1, d.style), d.dim.Render(note), "")
+	lines = append(lines, use.lines(narrow, len(use.rows)+1, d.style)...)
+	lines = append(append(lines, ""), d.export()...)
+	if len(d.messages) > 0 {
+		lines = append(append(lines, "", d.bold.Render("Messages")), d.warnings()...)
+	}
+	return lines[:min(len(lines), height)]
+}
+
+// warnings are the messages, the latest first.
+func (d *data) warnings() []string {
+	var lines []string
+	for _, m := range slices.Backward(d.messages) {
+		lines = append(lines, d.warning.Render(readings.Escape(m)))
+	}
+	return lines
+}
+
+// export is how the values came here.
+func (d *data) export() []string {
+	var collection, request, points, age, memory sum
+	for i := range d.frame.Readings {
+		r := &d.frame.Readings[i]
+		if to := map[string]*sum{
+			"sidecar.collection.duration": &collection, "sidecar.export.duration": &request, "sidecar.export.points": &points,
+			"sidecar.export.unacknowledged.age": &age, "go.memory.used": &memory,
+		}[r.Name]; to != nil {
+			to.add(r)
+		}
+	}
+	return []string{
+		fmt.Sprintf("collection  p50 %s  p99 %s", readings.Format("s", quantile(collection.total, 0.5)), readings.Format("s", quantile(collection.total, 0.99))),
+		fmt.Sprintf("export      p50 %s  p99 %s  %s points, unacknowledged for %s",
+			readings.Format("s", quantile(request.total, 0.5)), readings.Format("s", quantile(request.total, 0.99)),
+			readings.Format("", points.total.Number), readings.Format("s", age.total.Number)),
+		fmt.Sprintf("memory      %s of Go's", readings.Format("By", memory.total.Number)),
+	}
+}

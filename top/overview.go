@@ -1,0 +1,91 @@
+package top
+
+import (
+	"charm.land/bubbles/v2/key"
+
+	"github.com/ebpf-sidecar/sidecar/readings"
+)
+
+// overview is a line a probe, and below the metrics of the selected one.
+type overview struct{ cursor }
+
+func (*overview) name() string { return "Overview" }
+
+func (*overview) keys() []key.Binding { return []key.Binding{moveKey} }
+
+func (o *overview) press(key string, _ *data) page {
+	o.cursor.press(key)
+	return nil
+}
+
+func (o *overview) draw(d *data, width, height int) []string {
+	all, _ := d.sidecar()
+	var probes []*probe
+	for _, p := range all {
+		if d.matches(p.name) {
+			probes = append(probes, p)
+		}
+	}
+	selected := o.settle(len(probes), func(i int) string { return probes[i].name })
+	sparkWidth := max(8, min(maxFrames, width-60))
+	t := table{header: [][]string{{"PROBE", "EVENTS", "RATE", "", "AN EVENT", "CPU"}}, selected: selected}
+	for _, p := range probes {
+		curve := rates(d.past, func(s *readings.Series) bool {
+			return s.Name == "sidecar.probe.events" && s.Attribute("sidecar.probe.name") == p.name
+		})
+		cost := "-"
+		if p.total > 0 {
+			cost = percent(p.cpu)
+		}
+		t.rows = append(t.rows, []string{p.title(), readings.Format("", p.events), readings.FormatRate("", p.rate),
+			spark(curve, sparkWidth), readings.Format("s", p.perEvent()), cost})
+	}
+	lines := t.lines(width, max(2, min(len(t.rows)+1, height/2)), d.style)
+	if selected < 0 {
+		return append(lines, d.nothing("probe"))
+	}
+	lines = append(lines, "", d.bold.Render("Metrics of "+probes[selected].name))
+	return append(lines, d.metricTable(probes[selected].name, sparkWidth).lines(width, height-len(lines), d.style)...)
+}
+
+// metricTable is a line a metric of a probe, all workloads together.
+func (d *data) metricTable(probe string, sparkWidth int) *table {
+	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1}
+	for _, m := range d.metrics(func(s *readings.Series) bool { return probeOf(s.Metric) == probe }) {
+		curve := rates(d.past, func(s *readings.Series) bool { return s.Metric == m.Metric })
+		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve, sparkWidth),
+			m.quantile(0.5), m.quantile(0.99)})
+	}
+	return t
+}
+
+// quantile writes that of all values, nothing for what is no distribution.
+func (s *sum) quantile(q float64) string {
+	if s.Kind != readings.Distribution {
+		return ""
+	}
+	return readings.Format(s.Unit, quantile(s.total, q))
+}
+
+func (d *data) total(s *sum) string {
+	if s.Kind == readings.Distribution {
+		return readings.Format("", s.total.Number)
+	}
+	return readings.Format(s.Unit, s.total.Number)
+}
+
+func (d *data) rate(s *sum) string {
+	unit := s.Unit
+	if s.Kind == readings.Distribution {
+		unit = ""
+	}
+	return readings.FormatRate(unit, readings.PerSecond(s.added.Number, d.frame.Length))
+}
+
+// nothing says that a list is empty, and why.
+func (d *data) nothing(of string) string {
+	if d.filter != "" {
+		return d.dim.Render("No " + of + " has " + readings.Printable(d.filter) + " in its name. Press / to change the filter, esc to clear it.")
+	}
+	return d.dim.Render("No " + of + " yet.")
+}
