@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -88,7 +89,8 @@ func Printable(s string) string {
 			break
 		}
 	}
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
+	// A mark at the beginning would be drawn over what is before it.
+	if first, _ := utf8.DecodeRuneInString(s); s == "" || unicode.IsMark(first) || strings.ContainsFunc(s, func(r rune) bool {
 		return r == ' ' || r == '=' || r == '"' || r == '\\' || r == utf8.RuneError || !strconv.IsPrint(r)
 	}) {
 		return strconv.Quote(s)

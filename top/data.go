@@ -7,7 +7,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ebpf-sidecar/sidecar/readings"
 )
@@ -17,8 +16,7 @@ type data struct {
 	style
 	frame    *readings.Frame // nil before the first
 	past     []past          // up to frame
-	interval time.Duration
-	filter   string // lower case
+	filter   string          // lower case
 	messages []string
 }
 

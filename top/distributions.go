@@ -103,11 +103,11 @@ func (v *distributions) draw(d *data, width, height int) []string {
 	if all.Count() == 0 {
 		return append(lines, d.dim.Render("No value "+within(d.past)+"."))
 	}
-	summary := fmt.Sprintf("%d values %s: ", all.Count(), within(d.past))
+	summary := ""
 	for _, q := range readings.Quantiles {
-		summary += fmt.Sprintf("  %s %s", readings.QuantileName(q), readings.Format(metric.Unit, all.Quantile(q)))
+		summary += fmt.Sprintf("%s %s  ", readings.QuantileName(q), readings.Format(metric.Unit, all.Quantile(q)))
 	}
-	lines = append(lines, summary, "")
+	lines = append(lines, summary+d.dim.Render(fmt.Sprintf("of %d %s", all.Count(), within(d.past))), "")
 	bars := max(8, width/8)
 	m := newHeatMap(d.past, selected, all, max(1, width-labelWidth-bars-markWidth-2), max(1, height-len(lines)-1))
 	return append(lines, m.lines(d.style, metric.Unit, bars)...)
@@ -144,10 +144,7 @@ func newHeatMap(frames []past, selected selection, all *readings.Histogram, widt
 		all.Coarsen(all.Scale - 1)
 	}
 	m := &heatMap{all: all, width: width}
-	each := uint64(max(1, (maxFrames+width-1)/width))
-	if n := uint64(len(frames)); n <= uint64(width) {
-		each = 1
-	}
+	each := uint64(1 + len(frames)/width)
 	for i := 0; i < len(frames); {
 		end := i + 1
 		for end < len(frames) && frames[end].number/each == frames[i].number/each {

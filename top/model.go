@@ -185,7 +185,7 @@ func (m *model) edit(msg tea.Msg) (command tea.Cmd) {
 func (m *model) data() *data {
 	return &data{
 		style: newStyle(m.dark, m.profile), frame: m.frame, past: m.history.until(m.shown),
-		interval: m.Interval, filter: strings.ToLower(m.filter.Value()), messages: m.Messages(),
+		filter: strings.ToLower(m.filter.Value()), messages: m.Messages(),
 	}
 }
 
@@ -227,18 +227,17 @@ func (m *model) lines() []string {
 
 // title is the line at the top: the views, and the time of what is shown.
 func (m *model) title(d *data) string {
-	left := d.bold.Render("sidecar")
+	left := ""
 	for i, p := range m.pages {
-		name := string(rune('1'+i)) + " " + p.name()
+		name := " " + string(rune('1'+i)) + " " + p.name() + " "
 		if i == m.at {
-			left += " " + d.selected.Render(" "+name+" ")
-		} else {
-			left += "  " + name + " "
+			name = d.selected.Render(name)
 		}
+		left += name
 	}
 	right := ""
 	if m.frame != nil {
-		right = m.frame.Time.Format(time.TimeOnly)
+		right = m.frame.Time.Format(time.TimeOnly) + d.dim.Render(" every "+m.Interval.String())
 	}
 	if m.paused {
 		right = d.warning.Render("paused") + " " + right

@@ -19,7 +19,7 @@ type Options struct {
 	Frames <-chan *readings.Frame
 	// Messages are what went wrong so far, in lines. It is called at every frame.
 	Messages func() []string
-	// Interval is how far apart the frames are to be.
+	// Interval is how far apart the frames are, about; it is shown.
 	Interval time.Duration
 
 	Input       io.Reader

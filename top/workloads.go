@@ -2,6 +2,7 @@ package top
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -97,11 +98,11 @@ func (w *workloads) press(key string, d *data) page {
 
 func (w *workloads) draw(d *data, width, height int) []string {
 	rows, metrics := w.rows(d)
-	what := "now: a second, and the p99 of durations"
+	what := "rates now, and the p99 of durations"
 	if w.totals {
-		what = "since the start: totals, and the p99 of durations"
+		what = "totals since the start, and the p99 of durations"
 	}
-	lines := []string{d.dim.Render(readings.Format("", float64(len(rows))) + " workloads, " + what)}
+	lines := []string{d.dim.Render(fmt.Sprintf("Workloads: %d. Shown: %s.", len(rows), what))}
 	if len(rows) == 0 {
 		return append(lines, d.nothing("workload"))
 	}

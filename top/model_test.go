@@ -1,0 +1,121 @@
+package top
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"unicode"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/ebpf-sidecar/sidecar/readings"
+)
+
+// TestFits draws every page in every size: no line is wider than the screen, there are as many as it has, and nothing but
+// text and colours is in them.
+func TestFits(t *testing.T) {
+	m := newModel(Options{Messages: testMessages})
+	sizes := [][2]int{{0, 0}, {1, 1}, {2, 40}, {200, 60}, {80, 24}, {500, 100}}
+	for i := range 100 {
+		sizes = append(sizes, [2]int{i * 7 % 120, i * 11 % 50})
+	}
+	press := func(keys ...string) {
+		for _, key := range keys {
+			code, ok := map[string]rune{"enter": tea.KeyEnter, "down": tea.KeyDown, "right": tea.KeyRight, "esc": tea.KeyEscape}[key]
+			msg := tea.KeyPressMsg{Code: code}
+			if !ok {
+				msg = tea.KeyPressMsg{Code: []rune(key)[0], Text: key}
+			}
+			m.Update(msg)
+		}
+	}
+	check := func() {
+		t.Helper()
+		for _, size := range sizes {
+			m.Update(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
+			lines := m.lines()
+			if len(lines) != size[1] {
+				t.Fatalf("%d lines in %v", len(lines), size)
+			}
+			for _, line := range lines {
+				if w := ansi.StringWidth(line); w > size[0] {
+					t.Fatalf("a line of %d in %v: %q", w, size, line)
+				}
+				for _, r := range ansi.Strip(line) {
+					if unicode.IsControl(r) || r == '\u202e' {
+						t.Fatalf("%q is in %q", r, line)
+					}
+				}
+			}
+		}
+	}
+	check()
+	frames := testFrames(40)
+	m.Update(frameMsg{frames[0]})
+	for _, keys := range [][]string{
+		{"1"}, {"down", "down"}, {"2"}, {"right", "right", "t"}, {"enter"}, {"down", "down", "down", "down", "down", "down", "enter"},
+		{"esc", "esc"}, {"right", "right", "right", "right"}, {"/", "e", "v", "i", "l"}, {"enter", "enter"}, {"esc", "esc"},
+		{"/", "n", "o", "n", "e"}, {"enter"}, {"1"}, {"3"}, {"4"}, {"esc"}, {"3"}, {"down"}, {"right"}, {"?"}, {"q", "p"},
+	} {
+		press(keys...)
+		check()
+	}
+	press("p")
+	for _, f := range frames[1:] {
+		m.Update(frameMsg{f})
+	}
+	check()
+}
+
+// TestHistory checks that it is bounded, in frames and in memory.
+func TestHistory(t *testing.T) {
+	var h history
+	for _, f := range testFrames(maxFrames + 10) {
+		h.add(f)
+	}
+	if len(h.frames) != maxFrames || h.next != maxFrames+10 || h.frames[0].number != 10 {
+		t.Errorf("%d frames from %d to %d", len(h.frames), h.frames[0].number, h.next)
+	}
+	if until := h.until(50); len(until) != 40 || until[39].number != 49 {
+		t.Errorf("%d frames until 50", len(until))
+	}
+	large := &readings.Frame{Length: 1}
+	series := &readings.Series{Metric: &readings.Metric{Kind: readings.Distribution}}
+	for range 1000 {
+		large.Readings = append(large.Readings, readings.Reading{Series: series,
+			Added: readings.Value{Number: 1, Histogram: &readings.Histogram{Counts: make([]uint64, 160)}}})
+	}
+	for range maxFrames {
+		h.add(large)
+	}
+	if h.memory > maxMemory || len(h.frames) > 30 {
+		t.Errorf("%d bytes in %d frames", h.memory, len(h.frames))
+	}
+}
+
+func TestDrawing(t *testing.T) {
+	for _, test := range []struct{ got, want string }{
+		{spark([]float64{0, 1, 2, 4}, 5), " ▁▃▅█"},
+		{spark([]float64{9, 1, 1}, 2), "██"},
+		{spark(nil, 2), "  "},
+		{spark([]float64{0, 0}, 2), "▁▁"},
+		{bar(0, 2), "  "},
+		{bar(1e-9, 2), "▏ "},
+		{bar(0.5, 2), "█ "},
+		{bar(1, 2), "██"},
+		{pad("漢字", 3, true), "漢…"},
+		{pad("ab", 4, false), "  ab"},
+		{percent(0), "0%"},
+		{percent(0.00005), "<0.01%"},
+		{percent(0.123456), "12.3%"},
+		{short(strings.Repeat("0", 64)), "000000000000"},
+	} {
+		if test.got != test.want {
+			t.Errorf("got %q, want %q", test.got, test.want)
+		}
+	}
+	if v := quantile(readings.Value{}, 0.5); !math.IsNaN(v) {
+		t.Errorf("the median of no distribution is %v", v)
+	}
+}
