@@ -150,7 +150,7 @@ type terminal struct {
 }
 
 // newTerminal starts one. The environment is added to that of the program in it.
-func newTerminal(t *testing.T, width, height int, term, background string, environment ...string) *terminal {
+func newTerminal(t *testing.T, width, height int, background string, environment ...string) *terminal {
 	t.Helper()
 	binary, err := os.Executable()
 	if err != nil {
@@ -158,12 +158,12 @@ func newTerminal(t *testing.T, width, height int, term, background string, envir
 	}
 	terminal := &terminal{t, filepath.Join(t.TempDir(), "tmux")}
 	configuration := filepath.Join(t.TempDir(), "tmux.conf")
-	text := fmt.Sprintf("set -g default-terminal %s\nset -g status off\nset -g remain-on-exit on\nset -g escape-time 10\nset -g window-style %q\n", term, background)
+	text := fmt.Sprintf("set -g default-terminal tmux-256color\nset -g status off\nset -g remain-on-exit on\nset -g escape-time 10\nset -g window-style %q\n", background)
 	if err := os.WriteFile(configuration, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// From the shell on, so that nothing of this terminal's is in it.
-	command := fmt.Sprintf("exec env -u NO_COLOR -u COLORTERM -u TERM_PROGRAM LC_ALL=C.UTF-8 %s=1 %s %s", screenVariable, strings.Join(environment, " "), binary)
+	command := fmt.Sprintf("exec env -u NO_COLOR -u COLORTERM -u TERM_PROGRAM -u TMUX LC_ALL=C.UTF-8 %s=1 %s %s", screenVariable, strings.Join(environment, " "), binary)
 	terminal.tmux("-u", "-f", configuration, "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), command)
 	t.Cleanup(func() { terminal.tmux("kill-server") })
 	return terminal
@@ -216,7 +216,7 @@ func TestScreens(t *testing.T) {
 	for _, size := range []struct{ width, height int }{{80, 24}, {200, 60}} {
 		t.Run(fmt.Sprintf("%dx%d", size.width, size.height), func(t *testing.T) {
 			t.Parallel()
-			term := newTerminal(t, size.width, size.height, "tmux-256color", "default")
+			term := newTerminal(t, size.width, size.height, "default")
 			show := func(name string) { t.Helper(); term.shows(fmt.Sprintf("%s.%d.txt", name, size.width), false) }
 			show("overview")
 			term.press("Down", "Down")
@@ -252,17 +252,17 @@ func TestScreens(t *testing.T) {
 // TestColours looks at the colours of terminals that have many, few and none, and of one with a light background.
 func TestColours(t *testing.T) {
 	for name, test := range map[string]struct {
-		term, background string
-		environment      string
+		background  string
+		environment string
 	}{
-		"256":      {"tmux-256color", "default", ""},
-		"16":       {"screen", "default", ""},
-		"no-color": {"tmux-256color", "default", "NO_COLOR=1"},
-		"light":    {"tmux-256color", "fg=black,bg=white", ""},
+		"256":      {"default", ""},
+		"16":       {"default", "TERM=linux"},
+		"no-color": {"default", "NO_COLOR=1"},
+		"light":    {"fg=black,bg=white", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			term := newTerminal(t, 80, 24, test.term, test.background, test.environment)
+			term := newTerminal(t, 80, 24, test.background, test.environment)
 			term.shows("overview.80.txt", false) // how cells came to be as they are is in a capture with colours, too
 			term.press("3")
 			term.shows("colours-"+name+".ansi", true)
@@ -273,7 +273,7 @@ func TestColours(t *testing.T) {
 // TestPause checks that a paused screen stays as it is, and shows the latest values after that.
 func TestPause(t *testing.T) {
 	t.Parallel()
-	term := newTerminal(t, 80, 24, "tmux-256color", "default")
+	term := newTerminal(t, 80, 24, "default")
 	term.shows("overview.80.txt", false)
 	term.press("p")
 	term.shows("paused.txt", false)
@@ -289,7 +289,7 @@ func TestPause(t *testing.T) {
 // TestResize makes the terminal small and large again, and quits.
 func TestResize(t *testing.T) {
 	t.Parallel()
-	term := newTerminal(t, 80, 24, "tmux-256color", "default")
+	term := newTerminal(t, 80, 24, "default")
 	term.press("2")
 	term.shows("workloads.80.txt", false)
 	for _, size := range []string{"1 1", "10 3", "40 10"} {
