@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebpf-sidecar/sidecar/internal/golden"
+	"github.com/ebpf-sidecar/sidecar/internal/terminal"
 	"github.com/ebpf-sidecar/sidecar/readings"
 )
 
@@ -143,72 +144,25 @@ func testFrames(n int) []*readings.Frame {
 	return frames
 }
 
-// terminal is one that tmux emulates, with the screen that the tests' frames make.
-type terminal struct {
-	t      *testing.T
-	socket string
-}
-
-// newTerminal starts one. The environment is added to that of the program in it.
-func newTerminal(t *testing.T, width, height int, background string, environment ...string) *terminal {
+// open draws the tests' frames in a terminal. The environment is added to that of the program in it.
+func open(t *testing.T, width, height int, style string, environment ...string) *terminal.Terminal {
 	t.Helper()
 	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	terminal := &terminal{t, filepath.Join(t.TempDir(), "tmux")}
-	configuration := filepath.Join(t.TempDir(), "tmux.conf")
-	text := fmt.Sprintf("set -g default-terminal tmux-256color\nset -g status off\nset -g remain-on-exit on\nset -g escape-time 10\nset -g window-style %q\n", background)
-	if err := os.WriteFile(configuration, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	// From the shell on, so that nothing of this terminal's is in it.
-	command := fmt.Sprintf("exec env -u NO_COLOR -u COLORTERM -u TERM_PROGRAM -u TMUX LC_ALL=C.UTF-8 %s=1 %s %s", screenVariable, strings.Join(environment, " "), binary)
-	terminal.tmux("-u", "-f", configuration, "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), command)
-	t.Cleanup(func() { terminal.tmux("kill-server") })
-	return terminal
+	return terminal.New(t, width, height, style, strings.Join(append(environment, screenVariable+"=1", binary), " "))
 }
 
-func (term *terminal) tmux(arguments ...string) string {
-	term.t.Helper()
-	output, err := exec.Command("tmux", append([]string{"-S", term.socket}, arguments...)...).CombinedOutput()
-	if err != nil {
-		term.t.Fatalf("tmux %s: %v\n%s(apt-get install tmux)", strings.Join(arguments, " "), err, output)
-	}
-	return string(output)
-}
-
-func (term *terminal) press(keys ...string) {
-	term.t.Helper()
-	for _, key := range keys {
-		term.tmux("send-keys", key)
-	}
-}
-
-// shows waits until the screen is that of the golden file, with its colours if asked for; what it comes to after a while is
-// compared in the end.
-func (term *terminal) shows(name string, colours bool) {
-	term.t.Helper()
-	arguments := []string{"capture-pane", "-p"}
-	if colours {
-		arguments = append(arguments, "-e")
-	}
+// shows waits until the screen is that of the golden file; what it comes to in the end is compared.
+func shows(t *testing.T, screen func() string, name string) {
+	t.Helper()
 	want, _ := os.ReadFile(filepath.Join("testdata", name))
-	got := ""
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		next := term.tmux(arguments...)
-		if next == string(want) {
-			return
-		}
-		if len(want) == 0 && next == got && strings.Contains(got, "quit") { // it is being made
-			break
-		}
-		got = next
-		if len(want) == 0 {
-			time.Sleep(time.Second)
-		}
+	got := screen()
+	for deadline := time.Now().Add(15 * time.Second); got != string(want) && time.Now().Before(deadline); got = screen() {
+		time.Sleep(50 * time.Millisecond)
 	}
-	golden.Check(term.t, name, []byte(got))
+	golden.Check(t, name, []byte(got))
 }
 
 // TestScreens looks at every view in a terminal.
@@ -216,34 +170,34 @@ func TestScreens(t *testing.T) {
 	for _, size := range []struct{ width, height int }{{80, 24}, {200, 60}} {
 		t.Run(fmt.Sprintf("%dx%d", size.width, size.height), func(t *testing.T) {
 			t.Parallel()
-			term := newTerminal(t, size.width, size.height, "default")
-			show := func(name string) { t.Helper(); term.shows(fmt.Sprintf("%s.%d.txt", name, size.width), false) }
+			term := open(t, size.width, size.height, "default")
+			show := func(name string) { t.Helper(); shows(t, term.Screen, fmt.Sprintf("%s.%d.txt", name, size.width)) }
 			show("overview")
-			term.press("Down", "Down")
+			term.Press("Down", "Down")
 			show("overview-scheduler")
-			term.press("2")
+			term.Press("2")
 			show("workloads")
-			term.press("Right", "Right", "t", "Down")
+			term.Press("Right", "Right", "t", "Down")
 			show("workloads-totals")
-			term.press("Enter")
+			term.Press("Enter")
 			show("workload")
-			term.press("End", "Enter")
+			term.Press("End", "Enter")
 			show("workload-distribution")
-			term.press("Escape")
+			term.Press("Escape")
 			show("workload")
-			term.press("Escape")
+			term.Press("Escape")
 			show("workloads-totals")
-			term.press("/", "e", "v", "i", "l")
+			term.Press("/", "e", "v", "i", "l")
 			show("workloads-filter")
-			term.press("Enter", "Enter")
+			term.Press("Enter", "Enter")
 			show("workload-hostile")
-			term.press("3")
+			term.Press("3")
 			show("distribution")
-			term.press("Tab")
+			term.Press("Tab")
 			show("sidecar")
-			term.press("?")
+			term.Press("?")
 			show("help")
-			term.press("q") // help goes, the program stays
+			term.Press("q") // help goes, the program stays
 			show("sidecar")
 		})
 	}
@@ -252,7 +206,7 @@ func TestScreens(t *testing.T) {
 // TestColours looks at the colours of terminals that have many, few and none, and of one with a light background.
 func TestColours(t *testing.T) {
 	for name, test := range map[string]struct {
-		background  string
+		style       string
 		environment string
 	}{
 		"256":      {"default", ""},
@@ -262,10 +216,10 @@ func TestColours(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			term := newTerminal(t, 80, 24, test.background, test.environment)
-			term.shows("overview.80.txt", false) // how cells came to be as they are is in a capture with colours, too
-			term.press("3")
-			term.shows("colours-"+name+".ansi", true)
+			term := open(t, 80, 24, test.style, test.environment)
+			shows(t, term.Screen, "overview.80.txt") // how cells came to be as they are is in a capture with colours, too
+			term.Press("3")
+			shows(t, term.ColouredScreen, "colours-"+name+".ansi")
 		})
 	}
 }
@@ -273,38 +227,39 @@ func TestColours(t *testing.T) {
 // TestPause checks that a paused screen stays as it is, and shows the latest values after that.
 func TestPause(t *testing.T) {
 	t.Parallel()
-	term := newTerminal(t, 80, 24, "default")
-	term.shows("overview.80.txt", false)
-	term.press("p")
-	term.shows("paused.txt", false)
-	if err := exec.Command("kill", "-USR1", strings.TrimSpace(term.tmux("display-message", "-p", "#{pane_pid}"))).Run(); err != nil {
+	term := open(t, 80, 24, "default")
+	shows(t, term.Screen, "overview.80.txt")
+	term.Press("p")
+	shows(t, term.Screen, "paused.txt")
+	if err := exec.Command("kill", "-USR1", term.PID()).Run(); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(200 * time.Millisecond) // for what should not be
-	term.shows("paused.txt", false)
-	term.press("p")
-	term.shows("unpaused.txt", false)
+	shows(t, term.Screen, "paused.txt")
+	term.Press("p")
+	shows(t, term.Screen, "unpaused.txt")
 }
 
 // TestResize makes the terminal small and large again, and quits.
 func TestResize(t *testing.T) {
 	t.Parallel()
-	term := newTerminal(t, 80, 24, "default")
-	term.press("2")
-	term.shows("workloads.80.txt", false)
-	for _, size := range []string{"1 1", "10 3", "40 10"} {
-		width, height, _ := strings.Cut(size, " ")
-		term.tmux("resize-window", "-x", width, "-y", height)
+	term := open(t, 80, 24, "default")
+	term.Press("2")
+	shows(t, term.Screen, "workloads.80.txt")
+	for _, size := range [][2]int{{1, 1}, {10, 3}, {40, 10}} {
+		term.Resize(size[0], size[1])
 	}
-	term.shows("workloads.40.txt", false)
-	term.tmux("resize-window", "-x", "80", "-y", "24")
-	term.shows("workloads.80.txt", false)
-	term.press("q")
-	const dead = "1 0\n" // and the exit code
-	state := func() string { return term.tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}") }
-	for deadline := time.Now().Add(15 * time.Second); state() != dead; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it does not end: %s", state())
+	shows(t, term.Screen, "workloads.40.txt")
+	term.Resize(80, 24)
+	shows(t, term.Screen, "workloads.80.txt")
+	term.Press("q")
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		code, ended := term.Ended()
+		if ended && code == "0" {
+			break
+		}
+		if ended || time.Now().After(deadline) {
+			t.Fatalf("it has ended: %t, with %s", ended, code)
 		}
 	}
 }
