@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
+	"github.com/ebpf-sidecar/sidecar/internal/terminal"
+)
+
+// topReading is what a test needs of a line that sidecar top --output json prints.
+type topReading struct {
+	Seconds float64
+	Series  []struct {
+		Metric     string
+		Attributes map[string]string
+		Total      float64
+		Rate       *float64
+		Sum        *float64
+		Quantiles  map[string]float64
+	}
+}
+
+// topReadings are the whole lines that were printed so far.
+func topReadings(t *testing.T, output string) (all []topReading) {
+	t.Helper()
+	for line := range strings.Lines(output) {
+		if !strings.HasSuffix(line, "\n") {
+			break
+		}
+		var r topReading
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// container makes a cgroup that is a container's by its name, and returns its id.
+func container(t *testing.T) (*kerneltest.Cgroup, string) {
+	id := fmt.Sprintf("%016x", rand.Uint64())
+	id = strings.Repeat(id, 4)
+	return kerneltest.NamedCgroup(t, "/docker-"+id+".scope"), id
+}
+
+// runIn runs a program n times in a cgroup.
+func runIn(t *testing.T, group *kerneltest.Cgroup, n int, program string) {
+	t.Helper()
+	for range n {
+		command := exec.Command(program)
+		group.Enter(command)
+		if err := command.Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTopJSON has sidecar top print while a known load runs: the last total is exact, and so is the sum of what the rates say.
+func TestTopJSON(t *testing.T) {
+	n := 20 + rand.IntN(80)
+	t.Logf("%d executions", n)
+	command := exec.Command(sidecarBinary, "top", "--interval", "200ms", "--output", "json")
+	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=none", "OTEL_EXPORTER_OTLP_ENDPOINT=http://192.0.2.1:4317") // of no effect
+	top := start(t, command)
+	eventually(t, "a first line is printed", func() bool { return len(topReadings(t, top.output.String())) > 0 })
+	group, id := container(t)
+	runIn(t, group, n, "/bin/true")
+
+	var total, added, lifetimes float64
+	eventually(t, "all executions are told", func() bool {
+		total, added = 0, 0
+		for _, r := range topReadings(t, top.output.String()) {
+			for _, s := range r.Series {
+				switch {
+				case s.Attributes["container.id"] != id:
+				case s.Metric == "linux.process.executions" && s.Attributes["process.executable.name"] == "true":
+					total = s.Total
+					added += *s.Rate * r.Seconds
+				case s.Metric == "linux.process.lifetime":
+					lifetimes = s.Total
+					if s.Quantiles["p99"] < s.Quantiles["p50"] || s.Quantiles["p50"] <= 0 || *s.Sum <= 0 {
+						t.Errorf("a lifetime is told as %+v", s)
+					}
+				}
+			}
+		}
+		return total >= float64(n) && lifetimes >= float64(n)
+	})
+	if total != float64(n) || lifetimes != float64(n) || math.Abs(added-float64(n)) > 0.001 {
+		t.Errorf("%d executions: a total of %v, %v by the rates, %v lifetimes", n, total, added, lifetimes)
+	}
+	if code, took := top.stop(t); code != 0 || took > 5*time.Second {
+		t.Errorf("ended with %d after %v", code, took)
+	}
+}
+
+// TestTopOnce prints once, in each format, without an escape sequence, and ends.
+func TestTopOnce(t *testing.T) {
+	for format, check := range map[string]func([]byte) error{
+		"": func(output []byte) error { // text
+			if !bytes.Contains(output, []byte("\nlinux.scheduler.context_switches ")) {
+				return fmt.Errorf("no context switch in %s", output)
+			}
+			return nil
+		},
+		"json": func(output []byte) error { return json.Unmarshal(output, &topReading{}) },
+		"csv": func(output []byte) error {
+			rows, err := csv.NewReader(bytes.NewReader(output)).ReadAll()
+			if err == nil && len(rows) < 10 {
+				err = fmt.Errorf("%d rows", len(rows))
+			}
+			return err
+		},
+	} {
+		t.Run(format, func(t *testing.T) {
+			arguments := []string{"top", "--once"}
+			if format != "" {
+				arguments = append(arguments, "--output", format)
+			}
+			command := exec.Command(sidecarBinary, arguments...)
+			var stderr bytes.Buffer
+			command.Stderr = &stderr
+			output, err := command.Output()
+			if err != nil || stderr.Len() > 0 {
+				t.Fatalf("%v: %s", err, &stderr)
+			}
+			if bytes.ContainsRune(output, '\x1b') {
+				t.Error("an escape sequence in a pipe")
+			}
+			if err := check(output); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTopScreen finds a known load in the live view, by its container and then by its executable, and what the probes cost.
+func TestTopScreen(t *testing.T) {
+	n := 20 + rand.IntN(80)
+	t.Logf("%d executions", n)
+	group, id := container(t)
+	term := terminal.New(t, 120, 40, "default", sidecarBinary+" top --interval 200ms")
+	sees := func(what string, fields ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the screen has %q", what), func() bool {
+			if code, ended := term.Ended(); ended {
+				t.Fatalf("it ended with %s:\n%s", code, term.Screen())
+			}
+			return slices.ContainsFunc(strings.Split(term.Screen(), "\n"), func(line string) bool {
+				for _, field := range fields {
+					if !slices.Contains(strings.Fields(line), field) {
+						return false
+					}
+				}
+				return true
+			})
+		})
+	}
+	sees("a probe", "scheduler")
+	runIn(t, group, n, "/bin/true")
+	term.Press("2", "t")
+	sees("the container", "container", id[:12])
+	term.Press("/", id[:12], "Enter")
+	sees("the filter", "/"+id[:12])
+	term.Press("Enter")
+	sees("all executions", "true", "process.executions", fmt.Sprint(n))
+	term.Press("4")
+	eventually(t, "the screen has what an event costs", func() bool {
+		return strings.Contains(term.Screen(), "CPU is of one CPU") && strings.Contains(term.Screen(), "ns")
+	})
+	if err := exec.Command("kill", term.PID()).Run(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it ends with 0", func() bool { code, ended := term.Ended(); return ended && code == "0" })
+}
+
+// TestTopUnprivileged says at once what is missing.
+func TestTopUnprivileged(t *testing.T) {
+	command := exec.Command(sidecarBinary, "top", "--once")
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	output, err := command.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "CAP_BPF and CAP_PERFMON") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
