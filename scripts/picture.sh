@@ -24,8 +24,8 @@ trap clean EXIT
 mkdir "$work/cgroup"
 mount -t cgroup2 cgroup2 "$work/cgroup"
 
-# in GROUP COMMAND...  starts a command in a cgroup of its own.
-in() {
+# run GROUP COMMAND...  starts a command in a cgroup of its own.
+run() {
 	local group=$work/cgroup/$1
 	mkdir "$group"
 	groups=("$group" "${groups[@]}") # the inner ones first
@@ -42,11 +42,11 @@ daemon off; pid $work/nginx.pid; error_log /dev/null;
 events {}
 http { access_log off; server { listen 127.0.0.1:18080; root $work/www; } }
 CONF
-in nginx.service nginx -c "$work/nginx.conf"
-in "docker-$(hash).scope" redis-server --port 16379 --save '' --dir "$work"
-in wrk.service wrk -t1 -c8 -d600 http://127.0.0.1:18080/
-in "cri-containerd-$(hash).scope" redis-benchmark -p 16379 -l -c 4
-in cron.service bash -c 'while sleep 0.2; do ls | sort | wc -l; done'
+run nginx.service nginx -c "$work/nginx.conf"
+run "docker-$(hash).scope" redis-server --port 16379 --save '' --dir "$work"
+run wrk.service wrk -t1 -c8 -d600 http://127.0.0.1:18080/
+run "cri-containerd-$(hash).scope" redis-benchmark -p 16379 -l -c 4
+run cron.service bash -c 'while sleep 0.2; do ls | sort | wc -l; done'
 
 "${tmux[@]}" -f /dev/null new-session -d -x 100 -y 28 "env -u NO_COLOR -u TMUX TERM=tmux-256color LC_ALL=C.UTF-8 bin/sidecar top"
 "${tmux[@]}" set -g status off

@@ -27,8 +27,8 @@ func (o *overview) draw(d *data, width, height int) []string {
 		}
 	}
 	selected := o.settle(len(probes), func(i int) string { return probes[i].name })
-	sparkWidth := max(8, min(maxFrames, width-60))
-	t := table{header: [][]string{{"PROBE", "EVENTS", "RATE", "", "AN EVENT", "CPU"}}, selected: selected}
+	sparkWidth := max(8, min(maxFrames, width-72))
+	t := table{header: [][]string{{"PROBE", "EVENTS", "RATE", "", "AN EVENT", "CPU"}}, selected: selected, curve: 3}
 	for _, p := range probes {
 		curve := rates(d.past, func(s *readings.Series) bool {
 			return s.Name == "sidecar.probe.events" && s.Attribute("sidecar.probe.name") == p.name
@@ -50,7 +50,7 @@ func (o *overview) draw(d *data, width, height int) []string {
 
 // metricTable is a line a metric of a probe, all workloads together.
 func (d *data) metricTable(probe string, sparkWidth int) *table {
-	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1}
+	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1, curve: 3}
 	for _, m := range d.metrics(func(s *readings.Series) bool { return probeOf(s.Metric) == probe }) {
 		curve := rates(d.past, func(s *readings.Series) bool { return s.Metric == m.Metric })
 		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve, sparkWidth),

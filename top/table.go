@@ -14,6 +14,7 @@ type table struct {
 	selected int // the row, or -1
 	marked   int // the column to be seen, and marked, or 0
 	left     map[int]bool
+	curve    int // the column that is a curve, or 0
 }
 
 const (
@@ -36,7 +37,8 @@ func (t *table) lines(width, height int, s style) []string {
 	}
 	columns, room := t.fit(widths, width)
 	var lines []string
-	draw := func(row []string, mark lipgloss.Style, line lipgloss.Style) {
+	plain := lipgloss.NewStyle()
+	draw := func(row []string, mark, curve, line lipgloss.Style) {
 		var b strings.Builder
 		for _, i := range columns {
 			cell := row[i]
@@ -47,21 +49,24 @@ func (t *table) lines(width, height int, s style) []string {
 				cell = pad(cell, widths[i], t.left[i])
 				b.WriteString(strings.Repeat(" ", gap))
 			}
-			if i == t.marked && i > 0 {
+			if i > 0 && i == t.marked {
 				cell = mark.Render(cell)
+			}
+			if i > 0 && i == t.curve {
+				cell = curve.Render(cell)
 			}
 			b.WriteString(cell)
 		}
 		lines = append(lines, line.Render(b.String()))
 	}
 	for _, row := range t.header {
-		draw(row, s.accent.Bold(true), s.bold)
+		draw(row, s.accent.Bold(true), plain, s.bold)
 	}
 	for i, row := range rows {
 		if first+i == t.selected {
-			draw(row, lipgloss.NewStyle(), s.selected)
+			draw(row, plain, plain, s.selected)
 		} else {
-			draw(row, lipgloss.NewStyle(), lipgloss.NewStyle())
+			draw(row, plain, s.accent, plain)
 		}
 	}
 	return lines[:min(len(lines), max(0, height))]

@@ -187,7 +187,7 @@ func (w *detail) draw(d *data, width, height int) []string {
 		return append(lines, d.nothing("series"))
 	}
 	sparkWidth := max(8, min(maxFrames, width-80))
-	t := table{header: [][]string{{"SERIES", "METRIC", "TOTAL", "RATE", "p50", "p99", ""}}, left: map[int]bool{1: true}, selected: w.settle(rows)}
+	t := table{header: [][]string{{"SERIES", "METRIC", "TOTAL", "RATE", "p50", "p99", ""}}, left: map[int]bool{1: true}, selected: w.settle(rows), curve: 6}
 	for _, r := range rows {
 		s := new(sum)
 		s.add(r)

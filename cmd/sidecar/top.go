@@ -91,13 +91,14 @@ func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, s
 	} else {
 		defer statistics.Close()
 	}
-	store := readings.NewStore(time.Now())
+	begin := time.Now()
+	store := readings.NewStore(begin)
 	loopback, err := receiver.Listen(store.AddOTLP)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on the loopback interface: %w", err), set.Close())
 	}
 	defer loopback.Close()
-	framed := &framedSource{source: set, store: store, least: options.interval / 2, frames: make(chan *readings.Frame, 1)}
+	framed := &framedSource{source: set, store: store, least: options.interval / 2, last: begin, frames: make(chan *readings.Frame, 1)}
 
 	export := telemetryOptions(c, io.Discard, logger)
 	export.Interval, export.ExplicitBuckets, export.Console = options.interval, false, nil
@@ -133,7 +134,7 @@ type framedSource struct {
 	source
 	store  *readings.Store
 	least  time.Duration // between two frames: the first export is not in step with the others
-	last   time.Time
+	last   time.Time     // of the frame before, or when the counting began
 	frames chan *readings.Frame
 }
 
