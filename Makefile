@@ -28,7 +28,7 @@ build: ## build bin/sidecar, one static binary
 generate: ## rebuild the BPF objects and the generated documentation (clang-19, llvm-19, libbpf-dev)
 	@./scripts/packages.sh clang-19 llvm-19 libbpf-dev
 	$(GO) generate ./...
-	$(GO) run ./internal/gendocs > docs/metrics.md
+	$(GO) run ./internal/gendocs docs
 
 check-generate: generate ## fail if what is generated is not what is committed
 	git diff --exit-code

@@ -2,7 +2,7 @@
 // variable if one is set, else from the file, else it is the default.
 //
 // The struct tags below are the one table that everything works from: the decoder, the environment, the documented
-// default file and the JSON Schema.
+// default file, the reference and the JSON Schema.
 //
 //	yaml     the key in the file; a field without one is set by a variable only
 //	default  its value in the file's notation
@@ -51,9 +51,9 @@ type Config struct {
 	Log         Log              `yaml:"log" doc:"the log, on standard error"`
 
 	// Exporters are those to send to, OTLP or Console; none at all is possible.
-	Exporters []string `default:"otlp" enum:"otlp|console|none" env:"OTEL_METRICS_EXPORTER"`
+	Exporters []string `default:"otlp" enum:"otlp|console|none" env:"OTEL_METRICS_EXPORTER" doc:"where metrics go: otlp, console (a table on standard output), both, or none, which loads nothing either"`
 	// Disabled says to export nothing and to load nothing.
-	Disabled bool `env:"OTEL_SDK_DISABLED"`
+	Disabled bool `env:"OTEL_SDK_DISABLED" doc:"load nothing and export nothing"`
 }
 
 // Probe is what of a probe is on.
@@ -77,12 +77,12 @@ type Export struct {
 
 	// CycleTimeout is the longest that one collection and the export of all its batches may take. If it is not set, it
 	// is 30 s, or Timeout if that is longer.
-	CycleTimeout time.Duration `env:"OTEL_METRIC_EXPORT_TIMEOUT"`
+	CycleTimeout time.Duration `env:"OTEL_METRIC_EXPORT_TIMEOUT" doc:"the longest that one collection and the export of all its batches may take; unset, 30 s, or export.timeout if that is longer"`
 	// Temporality has one value only.
-	Temporality string `default:"cumulative" enum:"cumulative" instead:"unset it, and let the Collector's cumulativetodelta processor make deltas" env:"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"`
+	Temporality string `default:"cumulative" enum:"cumulative" instead:"unset it, and let the Collector's cumulativetodelta processor make deltas" env:"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE" doc:"the temporality of sums and histograms; the Collector's cumulativetodelta processor makes deltas"`
 	// Histograms is the form that histograms are exported in. The specification's default is explicit buckets; ours is
 	// what the kernel counts.
-	Histograms string `default:"base2_exponential_bucket_histogram" enum:"base2_exponential_bucket_histogram|explicit_bucket_histogram" env:"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"`
+	Histograms string `default:"base2_exponential_bucket_histogram" enum:"base2_exponential_bucket_histogram|explicit_bucket_histogram" env:"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION" doc:"the form of histograms; explicit buckets are for receivers that know no exponential ones"`
 }
 
 // TLS is how a connection is secured. File names are as configured; nothing is read here.

@@ -549,3 +549,42 @@ func revalidate(k key) error {
 	}
 	return nil
 }
+
+// TestReference checks that every key is in the reference with the variables that set it, and no other.
+func TestReference(t *testing.T) {
+	documented := make(map[string]bool)
+	for _, e := range Reference(catalogue) {
+		if e.Doc == "" || e.Type == "" || e.Path == "" && len(e.Variables) == 0 {
+			t.Errorf("not all is said: %+v", e)
+		}
+		documented[e.Path] = true
+		for _, variable := range e.Variables {
+			if documented[variable] {
+				t.Errorf("%s is there twice", variable)
+			}
+			documented[variable] = true
+			// What is read cannot be this, unless it is any text.
+			if _, err := load("", nil, environment{variable: "\x00"}.lookup, catalogue); err == nil && e.Type != "text" {
+				t.Errorf("%s is not read", variable)
+			}
+		}
+	}
+	_, root := defaults(catalogue)
+	for _, k := range root.leaves() {
+		if k.path != "" && !k.section() && !documented[k.path] {
+			t.Errorf("%s is not in the reference", k.path)
+		}
+		for _, variable := range k.variables() {
+			if !k.section() && !documented[variable] {
+				t.Errorf("%s is not in the reference", variable)
+			}
+		}
+	}
+	for name, probe := range catalogue {
+		for metric := range probe.Metrics {
+			if path := "probes." + name + ".metrics." + metric; !documented[path] {
+				t.Errorf("%s is not in the reference", path)
+			}
+		}
+	}
+}

@@ -124,6 +124,66 @@ func (k key) forms() []*jsonschema.Schema {
 	return append(forms, text)
 }
 
+// Entry is one key as people are told of it.
+type Entry struct {
+	Path      string   // in the file; empty if only variables set it
+	Type      string   // in words
+	Values    []string // that there are, nil if it is free
+	Default   []string // in the file's notation: one, several of a list, or none
+	Variables []string // that set it, the one that wins first
+	Doc       string
+}
+
+// Reference lists every key that has a value, in the order of the file.
+func Reference(catalogue Catalogue) []Entry {
+	descriptions := catalogue.descriptions()
+	var entries []Entry
+	var add func(k key, listed bool)
+	add = func(k key, listed bool) {
+		if k.section() {
+			for _, child := range k.children() {
+				if child.path != "" || len(child.variables()) > 0 {
+					add(child, listed || k.value.Kind() == reflect.Map)
+				}
+			}
+			return
+		}
+		e := Entry{Path: k.path, Type: k.kind(), Values: k.enum(), Doc: k.doc(descriptions)}
+		if initial := k.initial(); initial != "" {
+			e.Default = strings.Split(initial, ",")
+		}
+		if !listed { // below probes there are none
+			e.Variables = k.variables()
+		}
+		entries = append(entries, e)
+	}
+	_, root := defaults(catalogue)
+	add(root, false)
+	return entries
+}
+
+// kind says in words what can be written for the key.
+func (k key) kind() string {
+	switch k.value.Interface().(type) {
+	case bool:
+		return "true or false"
+	case int:
+		return "whole number, from 1"
+	case time.Duration:
+		return "duration"
+	case ByteSize:
+		return "size"
+	case []string:
+		return "list of"
+	case map[string]string:
+		return "names and values"
+	}
+	if k.enum() != nil {
+		return "one of"
+	}
+	return "text"
+}
+
 // doc returns what people are told about the key.
 func (k key) doc(descriptions map[string]string) string {
 	return cmp.Or(k.tag.Get("doc"), descriptions[k.path])

@@ -67,19 +67,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// catalogue is what there is to configure: every probe and its metrics.
-func catalogue() config.Catalogue {
-	all := config.Catalogue{}
-	for _, spec := range probes.All() {
-		metrics := map[string]config.Switch{}
-		for instrument := range spec.Instruments() {
-			metrics[instrument.Name] = config.Switch{Description: instrument.Description, Default: true}
-		}
-		all[spec.Name] = config.Switch{Description: spec.Description, Default: spec.Default, Metrics: metrics}
-	}
-	return all
-}
-
 // probeOptions is what a configuration says to the probes.
 func probeOptions(c *config.Config) probes.Options {
 	return probes.Options{

@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/internal/catalogue"
+	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
 func configCommand() *cobra.Command {
@@ -35,7 +37,7 @@ func configCommand() *cobra.Command {
 		Short: "Print a configuration file with every key, its default and its meaning, commented out",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			_, err := command.OutOrStdout().Write(config.Default(catalogue()))
+			_, err := command.OutOrStdout().Write(config.Default(catalogue.Of(probes.All())))
 			return err
 		},
 	}, &cobra.Command{
@@ -43,7 +45,7 @@ func configCommand() *cobra.Command {
 		Short: "Print the JSON Schema of the configuration file, for editors",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			schema, err := config.Schema(catalogue())
+			schema, err := config.Schema(catalogue.Of(probes.All()))
 			if err != nil {
 				return err
 			}
@@ -56,7 +58,7 @@ func configCommand() *cobra.Command {
 
 // loadConfig reads the configuration from a file, if a path is given, and the environment.
 func loadConfig(path string) (*config.Config, error) {
-	c, err := config.Load(path, os.LookupEnv, catalogue())
+	c, err := config.Load(path, os.LookupEnv, catalogue.Of(probes.All()))
 	if err != nil {
 		return nil, usageError{fmt.Errorf("the configuration is not valid:\n%w", err)}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"testing"
 
 	"github.com/ebpf-sidecar/sidecar/config"
@@ -10,7 +9,7 @@ import (
 
 // TestTrialMemory gives the enabled probes no more memory than they need: the trial loads the others too.
 func TestTrialMemory(t *testing.T) {
-	c, err := config.Load("", os.LookupEnv, catalogue())
+	c, err := loadConfig("")
 	if err != nil {
 		t.Fatal(err)
 	}
