@@ -125,7 +125,7 @@ func helpPrivileges(arguments []string) {
 }
 
 func countUnprivileged(n int) (err error) {
-	options := Options{Attributes: []string{ExecutableName}, SeriesLimit: 1000, MemoryLimit: 64 << 20}
+	options := Options{Enabled: every, Attributes: []string{ExecutableName}, SeriesLimit: 1000, MemoryLimit: 64 << 20}
 	kernel, err := RunningKernel()
 	if err != nil {
 		return err
