@@ -1,17 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
-	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -22,43 +19,50 @@ import (
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
-// event is a tracepoint, the probe that counts it and a load that makes it happen.
+// event is something that a probe counts, a load that makes it happen, and what others count it with.
 type event struct {
-	name  string
-	hook  string
-	probe string
-	load  string // the name of a part
-	batch int    // events on each CPU between two readings, some milliseconds
+	name   string
+	probe  string
+	hooks  []string   // the tracepoints at which ours is measured
+	load   string     // the name of a part
+	cpus   int        // that the load is on
+	batch  int        // events on each CPU between two readings, some milliseconds
+	clock  bool       // whether it can be told apart on the clock
+	script string     // for bpftrace
+	tools  [][]string // commands of libbpf-tools, if one answers the question
 }
 
-var (
-	switching = event{"context switch", "sched_switch", "scheduler", "switches", 300}
-	executing = event{"exec", "sched_process_exec", "process", "executions", 10}
-	forking   = event{"fork", "task_newtask", "process", "executions", 10}
-	watching  = event{"fork", "task_newtask", "scheduler", "executions", 10}
-	exiting   = event{"exit", "sched_process_exit", "process", "executions", 10}
-)
+// events are the table's rows. fork, exec and exit are parts of a process, so that the clock tells only the whole.
+func events() []event {
+	all := runtime.NumCPU()
+	return []event{
+		{"context switch", "scheduler", []string{"sched_switch"}, "switches", 1, 300, true, scriptWaits, runqlat},
+		{"context switch", "scheduler", []string{"sched_switch"}, "switches", all, 300, true, scriptWaits, runqlat},
+		{"wake-up", "scheduler", []string{"sched_switch"}, "wakeups", all, 300, true, scriptWaits, runqlat},
+		{"fork", "scheduler", []string{"task_newtask"}, "executions", 1, 10, false, scriptStates, nil},
+		{"fork", "process", []string{"task_newtask"}, "executions", 1, 10, false, scriptForks, nil},
+		{"exec", "process", []string{"sched_process_exec"}, "executions", 1, 10, false, scriptExecs, execsnoop},
+		{"exit", "process", []string{"sched_process_exit"}, "executions", 1, 10, false, scriptExits, exitsnoop},
+		{
+			"fork, exec and exit", "process", []string{"task_newtask", "sched_process_exec", "sched_process_exit"},
+			"executions", 1, 10, true, scriptForks + scriptExecs + scriptExits, append(execsnoop, exitsnoop...),
+		},
+	}
+}
 
-// The load of a benchmark on "all" CPUs is on so many.
-var contending = min(4, runtime.NumCPU())
-
-// contender is something to attach for an event.
+// contender is something to attach.
 type contender struct {
 	name   string
-	attach func(event) (attached, error)
+	attach func() (attached, error)
 }
 
-// attached is what a contender attached, and the processes whose programs they are.
+// attached is what a contender attached, and whose programs it is: of the processes, at the tracepoints, or at all if none
+// is named.
 type attached struct {
 	io.Closer
-	pids []int
+	pids  []int
+	hooks []string
 }
-
-var (
-	nothing = contender{"nothing", func(event) (attached, error) { return attached{Closer: closers{}}, nil }}
-	empty   = contender{"empty program", attachEmpty}
-	ours    = contender{"ours", attachOurs}
-)
 
 type closers []io.Closer
 
@@ -70,35 +74,66 @@ func (all closers) Close() error {
 	return errors.Join(errs...)
 }
 
-// attachEmpty attaches a program that does nothing.
-func attachEmpty(e event) (a attached, err error) {
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name:         "empty",
-		Type:         ebpf.Tracing,
-		AttachType:   ebpf.AttachTraceRawTp,
-		AttachTo:     e.hook,
-		License:      "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	if err != nil {
-		return a, err
+// The first contenders of every event. The others are peers.
+const (
+	nothing = iota
+	empty
+	ours
+	peers
+)
+
+func (e event) contenders() []contender {
+	all := []contender{
+		{"nothing", func() (attached, error) { return attached{Closer: closers{}}, nil }},
+		{"empty program", e.attachEmpty},
+		{"ours", e.attachOurs},
+		{"bpftrace", func() (attached, error) { return startTools([]string{"bpftrace", "-e", e.script}) }},
 	}
-	l, err := link.AttachTracing(link.TracingOptions{Program: program})
-	if err != nil {
-		return a, errors.Join(err, program.Close())
+	if e.tools != nil {
+		all = append(all, contender{"libbpf-tools", func() (attached, error) { return startTools(e.tools...) }})
 	}
-	return attached{closers{l, program}, []int{os.Getpid()}}, nil
+	return all
+}
+
+// attachEmpty attaches a program that does nothing to each hook.
+func (e event) attachEmpty() (a attached, err error) {
+	var all closers
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, all.Close())
+		}
+	}()
+	for _, hook := range e.hooks {
+		program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name:         "empty",
+			Type:         ebpf.Tracing,
+			AttachType:   ebpf.AttachTraceRawTp,
+			AttachTo:     hook,
+			License:      "GPL",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+		})
+		if err != nil {
+			return a, err
+		}
+		all = append(all, program)
+		l, err := link.AttachTracing(link.TracingOptions{Program: program})
+		if err != nil {
+			return a, err
+		}
+		all = append(all, l)
+	}
+	return attached{all, []int{os.Getpid()}, e.hooks}, nil
 }
 
 // attachOurs loads the event's probe, as by default.
-func attachOurs(e event) (a attached, err error) {
+func (e event) attachOurs() (a attached, err error) {
 	options, err := defaultOptions()
 	if err != nil {
 		return a, err
 	}
 	options.Enabled = func(spec *probes.Spec) bool { return spec.Name == e.probe }
 	set, err := openSet(options)
-	return attached{set, []int{os.Getpid()}}, err
+	return attached{set, []int{os.Getpid()}, e.hooks}, err
 }
 
 // defaultOptions are those of a sidecar without a configuration.
@@ -139,25 +174,55 @@ func openSet(options probes.Options) (*probes.Set, error) {
 }
 
 const (
-	programRounds = 15
-	wallRounds    = 31 // other load shows more
-	roundBatches  = 20
+	eventRounds  = 7
+	roundBatches = 20
 )
 
-// figures are those of one contender, by round.
-type figures []float64
+// cost is that of an event, the least of a round's batches.
+type cost struct {
+	clock    float64 // ns, as who causes the event sees it
+	programs float64 // ns in the attached programs, by the kernel's statistics
+	runs     float64 // of those programs
+}
 
-// compare measures the contenders in turns, every round each of them. A figure is the least of a round's batches.
-func compare(e event, cpus, rounds int, contenders []contender, measure meter) ([]figures, error) {
-	all := make([]figures, len(contenders))
-	for i := range all {
-		all[i] = make(figures, rounds)
+// costs are those of one contender, by round.
+type costs []cost
+
+func (c costs) figures(of func(cost) float64) figures {
+	f := make(figures, len(c))
+	for round := range c {
+		f[round] = of(c[round])
 	}
-	for round := range rounds {
+	return f
+}
+
+func (c costs) clock() figures { return c.figures(func(c cost) float64 { return c.clock }) }
+
+func (c costs) programs() figures { return c.figures(func(c cost) float64 { return c.programs }) }
+
+// perRun is what a run of the programs takes.
+func (c costs) perRun() figures {
+	return c.figures(func(c cost) float64 { return c.programs / c.runs })
+}
+
+// aboveRuns is what the programs take beyond what empty ones take for as many runs.
+func (c costs) aboveRuns(empty costs) figures {
+	runs := c.figures(func(c cost) float64 { return c.runs })
+	return c.programs().with(runs.with(empty.perRun(), product), difference)
+}
+
+// measure has the contenders take turns, every round each of them.
+func (e event) measure() ([]costs, error) {
+	contenders := e.contenders()
+	all := make([]costs, len(contenders))
+	for i := range all {
+		all[i] = make(costs, eventRounds)
+	}
+	for round := range eventRounds {
 		for turn := range contenders {
 			i := (round + turn) % len(contenders)
 			var err error
-			if all[i][round], err = measureRound(e, cpus, contenders[i], measure); err != nil {
+			if all[i][round], err = e.measureRound(contenders[i]); err != nil {
 				return nil, fmt.Errorf("%s: %w", contenders[i].name, err)
 			}
 		}
@@ -165,210 +230,150 @@ func compare(e event, cpus, rounds int, contenders []contender, measure meter) (
 	return all, nil
 }
 
-func (f figures) median() float64 { return f.quantile(1, 2) }
-
-// quantile is the figure that so large a part of them is below.
-func (f figures) quantile(part, of int) float64 {
-	return slices.Sorted(slices.Values(f))[len(f)*part/of]
-}
-
-// spread is the median, and how far the middle half of the figures is from it.
-func (f figures) spread() string {
-	return fmt.Sprintf("%.0f ± %.0f", f.median(), (f.quantile(3, 4)-f.quantile(1, 4))/2)
-}
-
-// with makes a figure of the two of each round, which knew the same machine.
-func (f figures) with(others figures, combine func(figure, other float64) float64) figures {
-	combined := make(figures, len(f))
-	for round := range f {
-		combined[round] = combine(f[round], others[round])
-	}
-	return combined
-}
-
-func above(figure, other float64) float64 { return figure - other }
-
-func ratio(figure, other float64) float64 { return figure / other }
-
-// meter runs a batch and returns the cost of an event in ns.
-type meter func(e event, a attached, run func() (batch, error)) (float64, error)
-
 // measureRound attaches the contender and starts the load anew: where both lie in memory makes a difference of some percent.
-func measureRound(e event, cpus int, c contender, measure meter) (least float64, err error) {
-	a, err := c.attach(e)
+func (e event) measureRound(c contender) (least cost, err error) {
+	a, err := c.attach()
 	if err != nil {
-		return 0, err
+		return cost{}, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
-	l, err := startLoad(e.load, cpus)
+	l, err := startLoad(e.load, e.cpus)
 	if err != nil {
-		return 0, err
+		return cost{}, err
 	}
 	defer func() { err = errors.Join(err, l.stop()) }()
 	run := func() (batch, error) { return l.run(e.batch) }
 	if _, err := run(); err != nil { // makes the series
-		return 0, err
+		return cost{}, err
 	}
-	least = math.Inf(1)
+	if least.clock, err = onClock(run); err != nil || len(a.pids) == 0 {
+		return least, err
+	}
+	least.programs, least.runs, err = a.inPrograms(run)
+	return least, err
+}
+
+// onClock is the least time in ns that an event of a batch took.
+func onClock(run func() (batch, error)) (ns float64, err error) {
+	ns = math.Inf(1)
 	for range roundBatches {
-		figure, err := measure(e, a, run)
+		b, err := run()
 		if err != nil {
 			return 0, err
 		}
-		least = min(least, figure)
+		ns = min(ns, float64(b.Time)/float64(b.Events))
 	}
-	return least, nil
+	return ns, nil
 }
 
-// byWall is the time of an event.
-func byWall(_ event, _ attached, run func() (batch, error)) (float64, error) {
-	b, err := run()
-	return float64(b.Time) / float64(b.Events), err
-}
-
-// byKernel is the time of an event that this process's programs took, by the kernel's statistics.
-func byKernel(e event, _ attached, run func() (batch, error)) (float64, error) {
-	programs, err := programsAt(e.hook)
+// inPrograms is the least time in ns that the programs took for an event of a batch, and how often they ran for one.
+func (a attached) inPrograms(run func() (batch, error)) (ns, runs float64, err error) {
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	total := 0.0
-	var before []*ebpf.ProgramStats
-	for _, p := range programs {
-		defer p.Close()
-		stats, err := p.Stats()
+	defer func() { err = errors.Join(err, stats.Close()) }()
+	ns = math.Inf(1)
+	for range roundBatches {
+		before, err := a.stats()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		before = append(before, stats)
-	}
-	if _, err := run(); err != nil {
-		return 0, err
-	}
-	for i, p := range programs {
-		stats, err := p.Stats()
+		b, err := run()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		runs := stats.RunCount - before[i].RunCount
-		if runs == 0 {
-			return 0, fmt.Errorf("the load has not made the program at %s run", e.hook)
+		after, err := a.stats()
+		if err != nil {
+			return 0, 0, err
 		}
-		total += float64(stats.Runtime-before[i].Runtime) / float64(runs)
+		if after.runs == before.runs {
+			return 0, 0, errors.New("the load has made no program run")
+		}
+		if one := float64(after.time-before.time) / float64(b.Events); one < ns {
+			ns, runs = one, float64(after.runs-before.runs)/float64(b.Events)
+		}
 	}
-	return total, nil
+	return ns, runs, nil
 }
 
-// programsAt are the programs that this process has attached to a tracepoint.
-func programsAt(hook string) ([]*ebpf.Program, error) {
-	files, err := filepath.Glob("/proc/self/fdinfo/*")
-	if err != nil {
-		return nil, err
-	}
-	var programs []*ebpf.Program
-	for _, file := range files {
-		link, err := readFields(file)
-		if err != nil || link["tp_name"] != hook {
-			continue // gone, or not a link
-		}
-		id, err := strconv.ParseUint(link["prog_id"], 10, 32)
-		if err != nil {
-			return nil, err
-		}
-		program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
-		if err != nil {
-			return nil, err
-		}
-		programs = append(programs, program)
-	}
-	if len(programs) == 0 {
-		return nil, fmt.Errorf("no program at %s", hook)
-	}
-	return programs, nil
-}
+// eventCosts is the table of events.
+func eventCosts() section {
+	s := section{
+		title: "An event",
+		about: fmt.Sprintf(`What one event costs, in ns, by two measures. "Programs" is what all programs of a contender take together at an event,
+by the kernel's run-time statistics (BPF_STATS_RUN_TIME); what it does in user space and what the kernel does to call a
+program is not in it. "Clock" is the time from one event to the next as their cause sees it, system calls and all, with the
+statistics off; fork, exec and exit are parts of one process, whose time it tells as a whole.
 
-// readFields reads a file of /proc with a "key: value" a line.
-func readFields(path string) (map[string]string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fields := make(map[string]string)
-	scanner := bufio.NewScanner(f)
-	for scanner.Scan() {
-		key, value, _ := strings.Cut(scanner.Text(), ":")
-		fields[key] = strings.TrimSpace(value)
-	}
-	return fields, scanner.Err()
-}
+- *Nothing attached* and *Empty program* are the time of the event itself; an empty program is of the same kind and at the
+  same hooks as ours (tp_btf).
+- *Above empty*, by programs, is without what an empty program takes for as many runs, which is little but reading the clock.
+- Ours is a probe as by default. Both probes count by workload.
+- The bpftrace scripts are in bench/peers.go. They answer the question that our program at the hook does: waits for a CPU; a
+  state of each task from its creation to its exit; processes and threads created, executions by name, and exits by status
+  with lifetimes, all by cgroup.
+- Of libbpf-tools it is runqlat for the scheduler, execsnoop for exec, exitsnoop for exit and both for the whole. No tool is
+  about fork.
 
-// inProgram is the cost of events by the kernel's own count.
-func inProgram() section {
-	return section{
-		title: "An event, in the programs",
-		about: `What the programs at the hook take, in ns an event, by the kernel's run-time statistics (BPF_STATS_RUN_TIME). Reading
-the clock twice is in the figure of the empty program too, so that the difference is what ours do. fork, exec and exit are
-those of ` + "`true`" + `, one after the other, and find the caches cold. ` + statistic(programRounds) + contention,
-		columns: []string{"Event (probe)", "CPUs", "Empty", "Ours", "Ours above empty"},
-		rows: []row{
-			inProgramRow(switching, 1), inProgramRow(switching, contending),
-			inProgramRow(executing, 1), inProgramRow(executing, contending),
-			inProgramRow(forking, 1), inProgramRow(watching, 1),
-			inProgramRow(exiting, 1),
+The load: two threads on a CPU that wait for each other by pipes (context switch), the same with the other thread on the next
+CPU (wake-up), or processes one after the other that execute `+"`true`"+` and exit, and find the caches cold. It is pinned, on one
+CPU or on each of them; then all count in one series. A figure is the median of %d rounds, each the least of %d batches, ± half
+of what the middle half of the rounds spans; differences are made within a round. The target, half of what the cheaper peer
+takes by programs, is met or not when the middle half of our rounds is on one side of it.`, eventRounds, roundBatches),
+		columns: []string{
+			"Event (probe)", "By", "CPUs", "Nothing attached", "Empty program", "Ours above empty",
+			"bpftrace above empty", "libbpf-tools above empty", "Ours to the cheaper", "Target",
 		},
 	}
-}
-
-// statistic says what a figure of compare is.
-func statistic(rounds int) string {
-	return fmt.Sprintf(`A figure is the median of %d rounds, of
-each the least of %d batches; what is above or to another is the median of the rounds' own, ± half of what the middle half
-of them spans. `, rounds, roundBatches)
-}
-
-var contention = fmt.Sprintf(`With the load on %d CPUs (at most 4; the
-machine has %d), all of them count in one series.`, contending, runtime.NumCPU())
-
-func inProgramRow(e event, cpus int) row {
-	return row{fmt.Sprintf("%s (%s)", e.name, e.probe), func() ([]string, error) {
-		stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
-		if err != nil {
-			return nil, err
-		}
-		defer stats.Close()
-		ns, err := compare(e, cpus, programRounds, []contender{empty, ours}, byKernel)
-		if err != nil {
-			return nil, err
-		}
-		return []string{
-			strconv.Itoa(cpus), nanoseconds(ns[0].median()), nanoseconds(ns[1].median()),
-			ns[1].with(ns[0], above).spread(),
-		}, nil
-	}}
-}
-
-// wallTime is the cost of events as who causes them sees it.
-func wallTime() section {
-	return section{
-		title: "A context switch, on the clock",
-		about: `Two threads on one CPU wait for each other by two pipes; ns a switch, with the system calls that cause it. ` +
-			statistic(wallRounds) + contention,
-		columns: []string{"Event (probe)", "CPUs", "Nothing attached", "Empty", "Ours", "Ours above empty", "Ours to nothing"},
-		rows:    []row{wallTimeRow(switching, 1), wallTimeRow(switching, contending)},
+	for _, e := range events() {
+		s.rows = append(s.rows, e.rows()...)
 	}
+	return s
 }
 
-func wallTimeRow(e event, cpus int) row {
-	return row{fmt.Sprintf("%s (%s)", e.name, e.probe), func() ([]string, error) {
-		ns, err := compare(e, cpus, wallRounds, []contender{nothing, empty, ours}, byWall)
+// rows are what an event costs by each measure. It is measured when the first is asked for.
+func (e event) rows() []row {
+	name, measured := fmt.Sprintf("%s (%s)", e.name, e.probe), sync.OnceValues(e.measure)
+	rows := []row{{name, func() ([]string, error) {
+		all, err := measured()
 		if err != nil {
 			return nil, err
 		}
-		return []string{
-			strconv.Itoa(cpus), nanoseconds(ns[0].median()), nanoseconds(ns[1].median()), nanoseconds(ns[2].median()),
-			ns[2].with(ns[1], above).spread(),
-			fmt.Sprintf("%.3f", ns[2].with(ns[0], ratio).median()),
-		}, nil
-	}}
+		above := func(c costs) figures { return c.aboveRuns(all[empty]) }
+		return append(e.cells("programs", "none", all[empty].programs(), all, above), e.compared(all, above)...), nil
+	}}}
+	if !e.clock {
+		return rows
+	}
+	return append(rows, row{name, func() ([]string, error) {
+		all, err := measured()
+		if err != nil {
+			return nil, err
+		}
+		above := func(c costs) figures { return c.clock().with(all[empty].clock(), difference) }
+		return append(e.cells("clock", all[nothing].clock().spread(0), all[empty].clock(), all, above), "none", "none"), nil
+	}})
+}
+
+// cells are those of all contenders by a measure. above is what one takes beyond an empty program.
+func (e event) cells(by, nothing string, empty figures, all []costs, above func(costs) figures) []string {
+	cells := []string{by, strconv.Itoa(e.cpus), nothing, empty.spread(0)}
+	for _, c := range all[ours:] {
+		cells = append(cells, above(c).spread(0))
+	}
+	if e.tools == nil {
+		cells = append(cells, "none")
+	}
+	return cells
+}
+
+// compared is ours beside the cheaper peer.
+func (e event) compared(all []costs, above func(costs) figures) []string {
+	cheaper := math.Inf(1)
+	for _, peer := range all[peers:] {
+		cheaper = min(cheaper, above(peer).median())
+	}
+	us := above(all[ours])
+	return []string{fmt.Sprintf("%.2f", us.median()/cheaper), us.verdict(cheaper/2, nanoseconds)}
 }

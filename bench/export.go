@@ -388,7 +388,7 @@ func realSource(series int) (telemetry.Source, []telemetry.Instrument, io.Closer
 	options.SeriesLimit = series + 2000
 	options.MemoryLimit = 1 << 30
 	var instruments []telemetry.Instrument
-	options.Enabled = func(spec *probes.Spec) bool { return spec.Name == executing.probe }
+	options.Enabled = func(spec *probes.Spec) bool { return spec.Name == "process" }
 	for _, spec := range probes.All() {
 		for in := range spec.Instruments() {
 			instruments = append(instruments, telemetry.Instrument{Scope: spec.Scope(), Instrument: in})

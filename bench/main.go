@@ -31,9 +31,7 @@ type row struct {
 
 func sections() []section {
 	return []section{
-		inProgram(),
-		besideOthers(),
-		wallTime(),
+		eventCosts(),
 		exports(),
 		exportMemory(),
 		start(),
