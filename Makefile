@@ -49,9 +49,9 @@ test-long: ## fuzzing, storms and soaks; about an hour (root)
 	@./scripts/need-root.sh "make test-long"
 	@./scripts/test-long.sh
 
-bench: build ## measure, and write docs/benchmarks.md (root)
+bench: build ## measure, and write docs/benchmarks.md; ONLY=REGEXP prints the tables of that title (root)
 	@./scripts/need-root.sh "make bench"
-	@./scripts/bench.sh
+	@./scripts/bench.sh $(if $(ONLY),-only '$(ONLY)')
 
 image: build ## build the container image sidecar:latest (docker)
 	docker build -f docker/Dockerfile -t sidecar:latest .

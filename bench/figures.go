@@ -15,6 +15,8 @@ func bytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 
 func nanoseconds(ns float64) string { return fmt.Sprintf("%.0f", ns) }
 
+func percent(part float64) string { return fmt.Sprintf("%.2f %%", part) }
+
 func milliseconds(d time.Duration) string {
 	if ms := float64(d) / 1e6; ms < 10 {
 		return fmt.Sprintf("%.2f ms", ms)

@@ -29,7 +29,8 @@ func writeHeader(w io.Writer) error {
 	}
 	fmt.Fprintf(w, `# Benchmarks
 
-Written by `+"`sudo make bench`"+`, which measures it all again on your machine.
+Written by `+"`sudo make bench`"+`, which measures it all again on your machine. To look at one table only, name it:
+`+"`sudo make bench ONLY='An application'`"+` prints it and leaves this page as it is.
 
 What is compared takes turns in rounds. Other load only adds to a time, hence the least of several; each table says of how
 many. A target is followed by whether it is met.
@@ -90,4 +91,27 @@ func tracingPrograms() (int, error) {
 		}
 		_ = program.Close()
 	}
+}
+
+// machineUse is what the machine has done since its start.
+type machineUse struct {
+	cpu      time.Duration // that the CPUs were not idle
+	switches uint64
+}
+
+// readMachineUse reads /proc/stat (proc_stat(5)).
+func readMachineUse() (u machineUse, err error) {
+	const tick = time.Second / 100 // USER_HZ
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return u, err
+	}
+	var user, nice, system, idle, wait, irq, softirq time.Duration
+	if _, err := fmt.Sscanf(string(text), "cpu %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &wait, &irq, &softirq); err != nil {
+		return u, err
+	}
+	u.cpu = (user + nice + system + irq + softirq) * tick
+	_, rest, _ := strings.Cut(string(text), "\nctxt ")
+	_, err = fmt.Sscan(rest, &u.switches)
+	return u, err
 }

@@ -32,6 +32,7 @@ type row struct {
 func sections() []section {
 	return []section{
 		eventCosts(),
+		inApplications(),
 		exports(),
 		exportMemory(),
 		start(),

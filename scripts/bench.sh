@@ -1,8 +1,11 @@
 #!/bin/bash
-# Measures what the sidecar costs, and writes docs/benchmarks.md. Takes about ten minutes.
+# Usage: bench.sh [-only REGEXP]
+# Measures what the sidecar costs, and writes docs/benchmarks.md, in about fifteen minutes. With -only it prints the sections
+# of such a title instead. The applications are started here and ended again; the distribution's services are not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/packages.sh bpftrace libbpf-tools
+scripts/packages.sh bpftrace libbpf-tools nginx redis-server redis-tools wrk
+[ $# -gt 0 ] || set -- -o docs/benchmarks.md
 TMPDIR=$(mktemp -d)
 export TMPDIR
 
@@ -15,4 +18,4 @@ clean() {
 trap clean EXIT
 [ -z "$precedence" ] || echo -20 >/proc/self/autogroup
 
-scripts/with-tracefs.sh nice -n -20 go run ./bench -o docs/benchmarks.md
+scripts/with-tracefs.sh nice -n -20 go run ./bench "$@"
