@@ -299,9 +299,9 @@ receiver once in that time, more often than by default. "Slower by" is the throu
 median, ± half of what the middle half of the rounds spans. The target is met or not when all of the middle half is on one
 side of it.
 
-What the sidecar takes is no difference of two noisy figures: in one more round it is the run time of its programs, by the
-kernel's statistics, whose own reading of the clock is in it, and the CPU time of its process. Both are of the CPU time that
-the machine was not idle.`, applicationRounds, applicationTime.Seconds()),
+What the sidecar takes is told besides, which is no difference of two noisy figures: in one more round, the run time of its
+programs by the kernel's statistics, whose reading of the clock is in it and what the kernel does to call a program is not,
+and the CPU time of its process. Both are of the CPU time that the machine was not idle.`, applicationRounds, applicationTime.Seconds()),
 		columns: []string{
 			"Application", "Requests a second, without", "Slower by", "Target", "p99 without", "p99 with",
 			"Context switches a second", "In the programs", "In the process", "Both, target",
