@@ -13,14 +13,18 @@ BINARY ?= bin/sidecar
 BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help run build generate check-generate fmt lint test test-long bench image clean
+.PHONY: help run build generate check-generate fmt lint test test-long bench picture image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build ## build, and look at this machine: a table every interval (root)
+run: build ## build, and look at this machine, live (root)
 	@./scripts/need-root.sh "make run"
-	./bin/sidecar run
+	./bin/sidecar top
+
+picture: build ## record docs/top.svg, the picture in the README (root)
+	@./scripts/need-root.sh "make picture"
+	@./scripts/picture.sh
 
 build: ## build bin/sidecar, one static binary
 	$(BUILD) -o $(BINARY) ./cmd/sidecar

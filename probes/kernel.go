@@ -83,13 +83,28 @@ func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<
 func (k *Kernel) explain(err error, needs string) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w (run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, "+
-			"too)", err)
-	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("%w (lower memory_limit, or raise the limits on the memory and the open files of the process)", err)
+		return hintedError{err, "(run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, too)"}
+	case errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w (lower memory_limit, or raise the limit on the memory of the process)", err)
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE),
+		strings.Contains(err.Error(), unix.EMFILE.Error()): // which cilium/ebpf keeps as text alone in places
+		return fmt.Errorf("%w (raise the limit on open files: LimitNOFILE=1024 in a unit, or ulimit -n 1024)", err)
 	}
 	return fmt.Errorf("%w (it needs %s; this is %s)", err, needs, k.Release)
 }
+
+// hintedError is an error of cilium/ebpf's with our hint instead of its own, which is for programmers.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Error() string {
+	text := strings.ReplaceAll(e.error.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+	return text + " " + e.hint
+}
+
+func (e hintedError) Unwrap() error { return e.error }
 
 // retrySuffix is in the names of the programs that handle what another was skipped for (bpf/preemption.bpf.h), before their
 // number.

@@ -347,6 +347,26 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// What the kernel refuses is told with what to do about it.
+func TestExplain(t *testing.T) {
+	kernel := &Kernel{Release: "6.1.0"}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("map create: %w (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", unix.EPERM),
+			"map create: operation not permitted (run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 with LimitMEMLOCK=infinity, too)"},
+		{unix.ENOMEM, "cannot allocate memory (lower memory_limit, or raise the limit on the memory of the process)"},
+		{errors.New("dup: too many open files"),
+			"dup: too many open files (raise the limit on open files: LimitNOFILE=1024 in a unit, or ulimit -n 1024)"},
+		{errors.New("x"), "x (it needs Linux 6.4; this is 6.1.0)"},
+	} {
+		if got := kernel.explain(test.err, "Linux 6.4"); got.Error() != test.want || !errors.Is(got, test.err) {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
 // The programs' run time is told while the kernel measures it, and is within what they can have taken.
 func TestRunTime(t *testing.T) {
 	set := load(t, loadOnly("process", LinuxCgroup))
