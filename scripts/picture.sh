@@ -11,11 +11,10 @@ groups=()
 clean() {
 	"${tmux[@]}" kill-server 2>/dev/null || true
 	for group in "${groups[@]}"; do
-		xargs -r kill -KILL <"$group/cgroup.procs" 2>/dev/null || true
-	done
-	sleep 1
-	for group in "${groups[@]}"; do
-		rmdir "$group"
+		until rmdir "$group" 2>/dev/null; do
+			xargs -r kill -KILL <"$group/cgroup.procs" 2>/dev/null || true
+			sleep 0.1
+		done
 	done
 	umount "$work/cgroup"
 	rm -rf "$work"
@@ -28,9 +27,9 @@ mount -t cgroup2 cgroup2 "$work/cgroup"
 run() {
 	local group=$work/cgroup/$1
 	mkdir "$group"
-	groups=("$group" "${groups[@]}") # the inner ones first
-	[ $# -gt 1 ] || return 0
+	groups+=("$group")
 	(echo $BASHPID >"$group/cgroup.procs" && exec "${@:2}") >/dev/null 2>&1 </dev/null &
+	disown # or bash would tell how it ends
 }
 
 hash() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }

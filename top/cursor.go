@@ -1,9 +1,10 @@
 package top
 
-// cursor is on a row of a list whose rows change their places.
+// cursor is on a row of a list whose rows change their places: on the first one, or where it was moved to.
 type cursor struct {
-	at  int
-	row string // its key, once it is known
+	at    int
+	moved bool
+	row   string // the key of the row that it was moved to, once that is known
 }
 
 // press moves the cursor if the key is one that does.
@@ -13,7 +14,7 @@ func (c *cursor) press(key string) {
 		"up": -1, "k": -1, "down": 1, "j": 1, "pgup": -page, "pgdown": page, "home": -1 << 30, "end": 1 << 30,
 	}[key]
 	if ok {
-		*c = cursor{at: c.at + step}
+		*c = cursor{at: c.at + step, moved: true}
 	}
 }
 
@@ -30,6 +31,8 @@ func (c *cursor) settle(n int, key func(int) string) int {
 			}
 		}
 	}
-	c.row = key(c.at)
+	if c.moved {
+		c.row = key(c.at)
+	}
 	return c.at
 }

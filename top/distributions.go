@@ -25,7 +25,7 @@ func (*distributions) keys() []key.Binding { return []key.Binding{metricKey, wor
 
 // choices are the metrics that are distributions, and the workloads that have the chosen one, the busiest first.
 func (v *distributions) choices(d *data) (metrics []*readings.Metric, who []workload) {
-	for _, m := range d.metrics(func(*readings.Series) bool { return true }) {
+	for _, m := range d.metrics(everything) {
 		if m.Kind == readings.Distribution {
 			metrics = append(metrics, m.Metric)
 		}

@@ -6,7 +6,7 @@ import (
 	"github.com/ebpf-sidecar/sidecar/readings"
 )
 
-// overview is a line a probe, and below the metrics of the selected one.
+// overview is a line a probe, and below the metrics of the selected one, and its busiest workloads.
 type overview struct{ cursor }
 
 func (*overview) name() string { return "Overview" }
@@ -44,14 +44,19 @@ func (o *overview) draw(d *data, width, height int) []string {
 	if selected < 0 {
 		return append(lines, d.nothing("probe"))
 	}
+	of := func(s *readings.Series) bool { return probeOf(s.Metric) == probes[selected].name }
 	lines = append(lines, "", d.bold.Render("Metrics of "+probes[selected].name))
-	return append(lines, d.metricTable(probes[selected].name, sparkWidth).lines(width, height-len(lines), d.style)...)
+	lines = append(lines, d.metricTable(of, sparkWidth).lines(width, height-len(lines), d.style)...)
+	lines = append(lines, "", d.bold.Render("Its busiest workloads now"))
+	var busiest workloads
+	rows, metrics := busiest.rows(d, of)
+	return append(lines, busiest.table(d, rows, metrics).lines(width, height-len(lines), d.style)...)
 }
 
-// metricTable is a line a metric of a probe, all workloads together.
-func (d *data) metricTable(probe string, sparkWidth int) *table {
+// metricTable is a line a selected metric, all workloads together.
+func (d *data) metricTable(selected selection, sparkWidth int) *table {
 	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1, curve: 3}
-	for _, m := range d.metrics(func(s *readings.Series) bool { return probeOf(s.Metric) == probe }) {
+	for _, m := range d.metrics(selected) {
 		curve := rates(d.past, func(s *readings.Series) bool { return s.Metric == m.Metric })
 		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve, sparkWidth),
 			m.quantile(0.5), m.quantile(0.99)})

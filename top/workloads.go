@@ -29,9 +29,9 @@ type workloadRow struct {
 	sums []*sum
 }
 
-// rows are the workloads in their order, and the metrics that they have.
-func (w *workloads) rows(d *data) (rows []*workloadRow, metrics []*readings.Metric) {
-	for _, m := range d.metrics(func(*readings.Series) bool { return true }) {
+// rows are the workloads in their order, and the selected metrics that they have.
+func (w *workloads) rows(d *data, selected selection) (rows []*workloadRow, metrics []*readings.Metric) {
+	for _, m := range d.metrics(selected) {
 		metrics = append(metrics, m.Metric)
 	}
 	w.column = max(0, min(w.column, len(metrics)-1))
@@ -47,9 +47,7 @@ func (w *workloads) rows(d *data) (rows []*workloadRow, metrics []*readings.Metr
 		if row == nil {
 			row = &workloadRow{who, make([]*sum, len(metrics))}
 			byWorkload[who] = row
-			if d.matches(who.name() + " " + who.key()) {
-				rows = append(rows, row)
-			}
+			rows = append(rows, row)
 		}
 		if row.sums[column] == nil {
 			row.sums[column] = new(sum)
@@ -61,6 +59,16 @@ func (w *workloads) rows(d *data) (rows []*workloadRow, metrics []*readings.Metr
 			cmp.Compare(a.name(), b.name()), cmp.Compare(a.key(), b.key()))
 	})
 	return rows, metrics
+}
+
+// visible are the rows that the filter lets through, of all metrics.
+func (w *workloads) visible(d *data) ([]*workloadRow, []*readings.Metric) {
+	rows, metrics := w.rows(d, everything)
+	return slices.DeleteFunc(rows, func(row *workloadRow) bool { return !d.matches(row.name() + " " + row.key()) }), metrics
+}
+
+func (w *workloads) settle(rows []*workloadRow) int {
+	return w.cursor.settle(len(rows), func(i int) string { return rows[i].key() })
 }
 
 // value is what a cell shows, as a number.
@@ -87,8 +95,8 @@ func (w *workloads) press(key string, d *data) page {
 	case "t":
 		w.totals = !w.totals
 	case "enter":
-		rows, _ := w.rows(d)
-		if i := w.settle(len(rows), func(i int) string { return rows[i].key() }); i >= 0 {
+		rows, _ := w.visible(d)
+		if i := w.settle(rows); i >= 0 {
 			return &detail{who: rows[i].workload}
 		}
 	}
@@ -97,7 +105,7 @@ func (w *workloads) press(key string, d *data) page {
 }
 
 func (w *workloads) draw(d *data, width, height int) []string {
-	rows, metrics := w.rows(d)
+	rows, metrics := w.visible(d)
 	what := "rates now, and the p99 of durations"
 	if w.totals {
 		what = "totals since the start, and the p99 of durations"
@@ -106,7 +114,14 @@ func (w *workloads) draw(d *data, width, height int) []string {
 	if len(rows) == 0 {
 		return append(lines, d.nothing("workload"))
 	}
-	t := table{header: [][]string{{""}, {"WORKLOAD"}}, marked: w.column + 1}
+	t := w.table(d, rows, metrics)
+	t.marked, t.selected = w.column+1, w.settle(rows)
+	return append(lines, t.lines(width, height-1, d.style)...)
+}
+
+// table has the metrics as columns.
+func (w *workloads) table(d *data, rows []*workloadRow, metrics []*readings.Metric) *table {
+	t := &table{header: [][]string{{""}, {"WORKLOAD"}}, selected: -1}
 	for _, m := range metrics {
 		name := shortName(m)
 		dot := strings.LastIndexByte(name, '.')
@@ -120,8 +135,7 @@ func (w *workloads) draw(d *data, width, height int) []string {
 		}
 		t.rows = append(t.rows, cells)
 	}
-	t.selected = w.settle(len(rows), func(i int) string { return rows[i].key() })
-	return append(lines, t.lines(width, height-1, d.style)...)
+	return t
 }
 
 func (w *workloads) cell(d *data, s *sum) string {
