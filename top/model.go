@@ -54,11 +54,11 @@ type model struct {
 	dark          bool
 	profile       colorprofile.Profile
 
-	history
-	latest *readings.Frame
-	shown  uint64 // the number of the frame after the one that is shown
-	frame  *readings.Frame
-	paused bool
+	history history
+	latest  *readings.Frame
+	shown   uint64 // the number of the frame after the one that is shown
+	frame   *readings.Frame
+	paused  bool
 
 	pages  []page
 	at     int

@@ -42,20 +42,18 @@ func (t *table) lines(width, height int, s style) []string {
 		var b strings.Builder
 		for _, i := range columns {
 			cell := row[i]
-			switch {
-			case i == 0:
-				cell = pad(cell, room, true)
-			default:
-				cell = pad(cell, widths[i], t.left[i])
-				b.WriteString(strings.Repeat(" ", gap))
+			if i == 0 {
+				b.WriteString(pad(cell, room, true))
+				continue
 			}
-			if i > 0 && i == t.marked {
+			cell = pad(cell, widths[i], t.left[i])
+			if i == t.marked {
 				cell = mark.Render(cell)
 			}
-			if i > 0 && i == t.curve {
+			if i == t.curve {
 				cell = curve.Render(cell)
 			}
-			b.WriteString(cell)
+			b.WriteString(strings.Repeat(" ", gap) + cell)
 		}
 		lines = append(lines, line.Render(b.String()))
 	}
