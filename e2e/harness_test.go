@@ -83,10 +83,25 @@ type process struct {
 	done   chan struct{}
 }
 
+// start starts a program and keeps its output.
 func start(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
-	p := &process{Cmd: command, output: &lockedBuffer{}, done: make(chan struct{})}
-	command.Stdout, command.Stderr = p.output, p.output
+	output := &lockedBuffer{}
+	command.Stdout, command.Stderr = output, output
+	p := begin(t, command)
+	p.output = output
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("output of %s:\n%s", filepath.Base(command.Path), output)
+		}
+	})
+	return p
+}
+
+// begin starts a program, which goes with the test.
+func begin(t testing.TB, command *exec.Cmd) *process {
+	t.Helper()
+	p := &process{Cmd: command, done: make(chan struct{})}
 	if command.SysProcAttr == nil {
 		command.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -101,9 +116,6 @@ func start(t testing.TB, command *exec.Cmd) *process {
 	t.Cleanup(func() {
 		_ = command.Process.Kill()
 		<-p.done
-		if t.Failed() {
-			t.Logf("output of %s:\n%s", filepath.Base(command.Path), p.output)
-		}
 	})
 	return p
 }

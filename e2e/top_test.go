@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 	"github.com/ebpf-sidecar/sidecar/internal/terminal"
@@ -193,5 +196,82 @@ func TestTopUnprivileged(t *testing.T) {
 	output, err := command.CombinedOutput()
 	if err == nil || !strings.Contains(string(output), "CAP_BPF and CAP_PERFMON") {
 		t.Errorf("%v: %s", err, output)
+	}
+}
+
+// startOnTerminal runs sidecar top on a new terminal, and returns the end that a terminal emulator has.
+func startOnTerminal(t *testing.T) (top *process, emulator *os.File) {
+	t.Helper()
+	emulator, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { emulator.Close() })
+	fd := int(emulator.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 60, Col: 200}); err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	command := exec.Command(sidecarBinary, "top", "--interval", "100ms")
+	command.Env = append(os.Environ(), "TERM=xterm-256color")
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	command.Stdin, command.Stdout, command.Stderr = terminal, terminal, terminal
+	return begin(t, command), emulator
+}
+
+// TestTopStuckTerminal has a terminal that takes nothing more: nothing piles up meanwhile, and signals end it.
+func TestTopStuckTerminal(t *testing.T) {
+	top, emulator := startOnTerminal(t)
+	if _, err := io.ReadFull(emulator, make([]byte, 20_000)); err != nil { // some screens
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // and then no more
+	before := residentSet(t, top.Process.Pid)
+	time.Sleep(3 * time.Second)
+	if after := residentSet(t, top.Process.Pid); after > before+4<<10 {
+		t.Errorf("the resident set grew from %d to %d KiB", before, after)
+	}
+	for range 2 {
+		if err := top.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-top.done:
+			return
+		case <-time.After(time.Second):
+		}
+	}
+	eventually(t, "a second signal ends it", func() bool {
+		select {
+		case <-top.done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// TestTopTerminalGone takes the terminal away, as a connection that breaks does.
+func TestTopTerminalGone(t *testing.T) {
+	top, emulator := startOnTerminal(t)
+	if _, err := io.ReadFull(emulator, make([]byte, 5_000)); err != nil {
+		t.Fatal(err)
+	}
+	emulator.Close()
+	select {
+	case <-top.done:
+	case <-time.After(10 * time.Second):
+		t.Error("it runs on")
 	}
 }
