@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -330,8 +331,8 @@ func (s synthetic) Snapshot() (*probes.Snapshot, error) {
 
 func (synthetic) Acknowledge(*probes.Snapshot) {}
 
-// syntheticSource is of series like those of a large machine in Kubernetes. As in a Set, the points share nothing but their
-// pods' names; the histograms' buckets are shared too, so that the memory is that of the export.
+// syntheticSource is of series like those of a large machine in Kubernetes. As in a Set, the points of a container share
+// its attributes, and no others do; the histograms' buckets are shared too, so that the memory is that of the export.
 func syntheticSource(series int) (telemetry.Source, []telemetry.Instrument, io.Closer, error) {
 	const (
 		buckets  = 40 // in use, of the scheduler's 208
@@ -358,12 +359,16 @@ func syntheticSource(series int) (telemetry.Source, []telemetry.Instrument, io.C
 			counts[i][j] = 1 << (20 - (j-buckets/2)*(j-buckets/2)/20) * uint64(i+1)
 		}
 	}
+	var shared []probes.Attribute // of the programs of one container
 	began := time.Now().Add(-time.Hour)
 	counters, histograms := make([]probes.Point, series/2), make([]probes.Point, series/2)
 	for i := range series / 2 {
 		program := probes.Attribute{Key: probes.ExecutableName, Value: fmt.Sprintf("program-%d", i%programs)}
+		if i%programs == 0 {
+			shared = container(i / programs)
+		}
 		counters[i] = probes.Point{
-			Attributes: &probes.Attributes{List: append(container(i/programs), program)},
+			Attributes: &probes.Attributes{List: append(slices.Clip(shared), program)},
 			Start:      began.Add(time.Duration(i)), Value: uint64(i),
 		}
 		histograms[i] = probes.Point{

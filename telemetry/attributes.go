@@ -31,7 +31,6 @@ type handle struct {
 type series struct {
 	set     attribute.Set
 	observe []metric.ObserveOption // the set as ObserveInt64 takes it, without an allocation
-	size    int                    // of the encoded set, at most
 	handles int
 	starts  []seriesStart
 
@@ -122,7 +121,6 @@ func (s *attributeSets) intern(set attribute.Set) *series {
 		e = &series{
 			set:     set,
 			observe: []metric.ObserveOption{metric.WithAttributeSet(set)},
-			size:    setSize(&set),
 		}
 		s.series[set.Equivalent()] = e
 	}
@@ -145,14 +143,6 @@ func (s *attributeSets) end() {
 			delete(s.series, h.set.Equivalent())
 		}
 	}
-}
-
-// size returns an upper bound of the encoded size of set.
-func (s *attributeSets) size(set *attribute.Set) int {
-	if e := s.series[set.Equivalent()]; e != nil {
-		return e.size
-	}
-	return setSize(set)
 }
 
 func newSet(list []probes.Attribute) attribute.Set {

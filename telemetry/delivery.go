@@ -11,6 +11,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
+	"google.golang.org/grpc/mem"
 )
 
 const (
@@ -36,6 +37,7 @@ type delivery struct {
 	endpoint string
 	timeout  time.Duration // of a request
 	limit    int           // of a request, in bytes
+	memory   spare         // of the last request
 	console  *console      // or nil
 
 	histograms sdkmetric.Aggregation // of the self-metrics
@@ -115,7 +117,8 @@ func (d *delivery) age() time.Duration {
 }
 
 func (d *delivery) exportOTLP(ctx context.Context, rm *metricdata.ResourceMetrics) error {
-	err := d.sendAll(ctx, cut(rm, d.limit, encodedSize{d.collector.sets}))
+	n := countPoints(rm)
+	err := d.send(ctx, rm, 0, n, n)
 	switch {
 	case err == nil:
 		d.log.worked(exportTopic, "", "endpoint", d.endpoint)
@@ -127,47 +130,62 @@ func (d *delivery) exportOTLP(ctx context.Context, rm *metricdata.ResourceMetric
 	return err
 }
 
-// sendAll sends batches until the receiver is out of reach. It returns the first error.
-func (d *delivery) sendAll(ctx context.Context, batches []batch) error {
+// send sends the points of rm from number from on and before number to, at most most in a request, until the receiver is
+// out of reach. It returns the first error.
+func (d *delivery) send(ctx context.Context, rm *metricdata.ResourceMetrics, from, to, most int) error {
 	var first error
-	for i := range batches {
-		err := d.send(ctx, &batches[i])
+	for from < to {
+		// Encoded one by one, all requests need the memory of one.
+		memory := d.memory.Get(0)
+		var next int
+		*memory, next = encode(*memory, rm, from, min(from+most, to), d.limit)
+		size := len(*memory)
+		err := d.request(ctx, mem.NewBuffer(memory, &d.memory), next-from)
+		if tooLarge(err) {
+			err = d.sendHalves(ctx, rm, from, next, size, err)
+		}
 		if first == nil {
 			first = err
 		}
 		if err != nil && (!answered(err) || ctx.Err() != nil) {
 			break
 		}
+		from = next
 	}
 	return first
 }
 
-// send sends b, in halves if the receiver finds it too large.
-func (d *delivery) send(ctx context.Context, b *batch) error {
-	err := d.request(ctx, b)
-	if !tooLarge(err) {
-		return err
+// sendHalves sends again, in smaller requests, the points of a request of that size that the receiver found too large.
+func (d *delivery) sendHalves(ctx context.Context, rm *metricdata.ResourceMetrics, from, to, size int, refusal error) error {
+	n := to - from
+	if n == 1 {
+		name := metricName(rm, from)
+		d.log.happened(droppedTopic, name, refusal, "metric", name, "bytes", size)
+		return refusal
 	}
-	if b.points == 1 {
-		sm := b.metrics.ScopeMetrics[0]
-		d.log.happened(droppedTopic, sm.Metrics[0].Name, err, "metric", sm.Metrics[0].Name, "bytes", b.cost)
-		return err
-	}
-	size := b.cost / 2
-	halves := cut(&b.metrics, (b.points+1)/2, onePoint{})
-	for i := range halves {
-		halves[i].cost = size
-	}
-	err = d.sendAll(ctx, halves)
-	if err == nil && size < d.limit {
+	err := d.send(ctx, rm, from, to, (n+1)/2)
+	if err == nil && size/2 < d.limit {
 		// Accepted in halves, so it was the size: spare the next cycle the refusal.
-		d.limit = max(size, minRequest)
+		d.limit = max(size/2, minRequest)
 	}
 	return err
 }
 
-// request sends b once, with the SDK's repetitions.
-func (d *delivery) request(ctx context.Context, b *batch) error {
+// metricName returns the name of the metric that point i of rm belongs to.
+func metricName(rm *metricdata.ResourceMetrics, i int) string {
+	for _, sm := range rm.ScopeMetrics {
+		for _, m := range sm.Metrics {
+			if i -= pointsOf(m.Data).n; i < 0 {
+				return m.Name
+			}
+		}
+	}
+	return ""
+}
+
+// request sends once, with the SDK's repetitions, a request with so many points. It frees the request.
+func (d *delivery) request(ctx context.Context, request mem.Buffer, points int) error {
+	defer request.Free()
 	timeout := d.timeout
 	if d.closing.Load() && d.unreachable {
 		timeout = min(timeout, lastAttempt)
@@ -175,24 +193,24 @@ func (d *delivery) request(ctx context.Context, b *batch) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	start := time.Now()
-	err := d.otlp.Export(ctx, &b.metrics)
+	err := exportEncoded(ctx, d.otlp, request)
 	took := time.Since(start)
 
 	refused, kind := 0, errorType(err)
 	if err != nil {
-		refused = b.points
+		refused = points
 	}
 	if n, ok := rejectedPoints(err); ok {
-		refused = max(0, min(n, b.points))
+		refused = max(0, min(n, points))
 		if n == 0 {
 			d.log.happened(warningTopic, "", err, "endpoint", d.endpoint)
 			err, kind = nil, ""
 		}
 	}
 	d.unreachable = kind == "UNAVAILABLE" || kind == "connection" || kind == "dns"
-	d.self.exported(ctx, took, b.points-refused, refused, kind)
+	d.self.exported(ctx, took, points-refused, refused, kind)
 	if err != nil {
-		return fmt.Errorf("%d points: %w", b.points, err)
+		return fmt.Errorf("%d points: %w", points, err)
 	}
 	return nil
 }

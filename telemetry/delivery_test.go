@@ -1,20 +1,13 @@
 package telemetry
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.opentelemetry.io/otel/sdk/resource"
 	service "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -246,164 +239,6 @@ func TestPartialSuccess(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestSizeIsUpperBound compares the sizes that batches are cut by with what the SDK's exporter sends.
-func TestSizeIsUpperBound(t *testing.T) {
-	r := new(receiver)
-	exporter, err := newOTLPExporter(t.Context(), OTLP{Endpoint: r.serve(t, "127.0.0.1:0"), Protocol: GRPC, Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = exporter.Shutdown(context.Background()) }()
-
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	for range 300 {
-		rm := randomMetrics(random)
-		for _, b := range cut(rm, 1+random.IntN(100_000), encodedSize{newAttributeSets()}) {
-			if err := exporter.Export(t.Context(), &b.metrics); err != nil {
-				t.Fatal(err)
-			}
-			requests, _ := r.take()
-			size := proto.Size(requests[0])
-			// No exact value is wanted, but not a uselessly large one either.
-			if b.cost < size || b.cost > 2*size+100 {
-				t.Fatalf("estimated %d bytes, took %d: %v", b.cost, size, requests[0])
-			}
-		}
-	}
-}
-
-// TestCut checks that batches have every point once, in any cut.
-func TestCut(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 1))
-	size := encodedSize{newAttributeSets()}
-	for range 200 {
-		rm := randomMetrics(random)
-		total := cut(rm, math.MaxInt, onePoint{})
-		if len(total) == 0 {
-			continue
-		}
-		n := total[0].points
-		sum := 0
-		for _, b := range cut(rm, 1+random.IntN(20), onePoint{}) {
-			if b.points != b.cost || b.points == 0 {
-				t.Fatalf("%d points, cost %d", b.points, b.cost)
-			}
-			again := cut(&b.metrics, math.MaxInt, size)
-			if len(again) != 1 || again[0].points != b.points {
-				t.Fatalf("%d points, counted %d", b.points, again[0].points)
-			}
-			sum += b.points
-		}
-		if sum != n {
-			t.Fatalf("%d points of %d", sum, n)
-		}
-		limit := 500 + random.IntN(5000)
-		for _, b := range cut(rm, limit, size) {
-			if b.cost > limit && b.points > 1 {
-				t.Fatalf("cost %d, limit %d, %d points", b.cost, limit, b.points)
-			}
-		}
-	}
-}
-
-func randomMetrics(r *rand.Rand) *metricdata.ResourceMetrics {
-	text := func() string { return strings.Repeat("é", r.IntN(1<<r.IntN(9))) }
-	value := func() attribute.Value {
-		list := func(n int) []string {
-			var l []string
-			for range n {
-				l = append(l, text())
-			}
-			return l
-		}
-		switch r.IntN(11) {
-		case 0:
-			return attribute.BoolValue(r.IntN(2) == 0)
-		case 1:
-			return attribute.Int64Value(r.Int64() - math.MaxInt64/2)
-		case 2:
-			return attribute.Float64Value(r.NormFloat64())
-		case 3:
-			return attribute.BoolSliceValue([]bool{true, false}[:r.IntN(3)])
-		case 4:
-			return attribute.Int64SliceValue([]int64{-1, 1, math.MinInt64}[:r.IntN(4)])
-		case 5:
-			return attribute.Float64SliceValue([]float64{0, -1, math.Pi}[:r.IntN(4)])
-		case 6:
-			return attribute.StringSliceValue(list(r.IntN(4)))
-		case 7:
-			return attribute.ByteSliceValue([]byte(text()))
-		case 8:
-			return attribute.SliceValue(attribute.StringValue(text()), attribute.Int64Value(-1))
-		case 9:
-			return attribute.MapValue(attribute.String(text(), text()), attribute.Bool("x", true))
-		default:
-			return attribute.StringValue(text())
-		}
-	}
-	set := func() attribute.Set {
-		var kvs []attribute.KeyValue
-		for i := range r.IntN(12) {
-			kvs = append(kvs, attribute.KeyValue{Key: attribute.Key(fmt.Sprint(text(), i)), Value: value()})
-		}
-		return attribute.NewSet(kvs...)
-	}
-	counts := func() []uint64 {
-		c := make([]uint64, r.IntN(161))
-		for i := range c {
-			c[i] = r.Uint64() >> r.IntN(64)
-		}
-		return c
-	}
-	now := time.Now()
-	data := func() metricdata.Aggregation {
-		n := r.IntN(20)
-		switch r.IntN(5) {
-		case 0:
-			p := make([]metricdata.DataPoint[int64], n)
-			for i := range p {
-				p[i] = metricdata.DataPoint[int64]{Attributes: set(), StartTime: now, Time: now, Value: r.Int64()}
-			}
-			return metricdata.Sum[int64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality, IsMonotonic: true}
-		case 1:
-			p := make([]metricdata.DataPoint[float64], n)
-			for i := range p {
-				p[i] = metricdata.DataPoint[float64]{Attributes: set(), Time: now, Value: r.Float64()}
-			}
-			return metricdata.Gauge[float64]{DataPoints: p}
-		case 2:
-			p := make([]metricdata.HistogramDataPoint[float64], n)
-			for i := range p {
-				c := counts()
-				p[i] = metricdata.HistogramDataPoint[float64]{Attributes: set(), StartTime: now, Time: now, Count: 1, Sum: 1,
-					Min: metricdata.NewExtrema(1.0), Max: metricdata.NewExtrema(1.0), BucketCounts: c, Bounds: make([]float64, max(0, len(c)-1))}
-			}
-			return metricdata.Histogram[float64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality}
-		default:
-			p := make([]metricdata.ExponentialHistogramDataPoint[float64], n)
-			for i := range p {
-				p[i] = metricdata.ExponentialHistogramDataPoint[float64]{Attributes: set(), StartTime: now, Time: now, Count: 1, Sum: 1,
-					Min: metricdata.NewExtrema(1.0), Max: metricdata.NewExtrema(1.0), Scale: int32(r.IntN(30) - 10), ZeroCount: r.Uint64(), ZeroThreshold: 1,
-					PositiveBucket: metricdata.ExponentialBucket{Offset: r.Int32() - math.MaxInt32/2, Counts: counts()},
-					NegativeBucket: metricdata.ExponentialBucket{Offset: 1, Counts: counts()}}
-			}
-			return metricdata.ExponentialHistogram[float64]{DataPoints: p, Temporality: metricdata.CumulativeTemporality}
-		}
-	}
-	attrs := set()
-	rm := &metricdata.ResourceMetrics{Resource: resource.NewWithAttributes(text(), attrs.ToSlice()...)}
-	for range r.IntN(4) {
-		sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: text(), Version: text(), SchemaURL: text(), Attributes: set()}}
-		for range r.IntN(4) {
-			sm.Metrics = append(sm.Metrics, metricdata.Metrics{Name: text(), Description: text(), Unit: text(), Data: data()})
-		}
-		rm.ScopeMetrics = append(rm.ScopeMetrics, sm)
-	}
-	return rm
 }
 
 func TestTooLarge(t *testing.T) {

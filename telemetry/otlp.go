@@ -1,6 +1,8 @@
 package telemetry
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,8 +28,9 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding/gzip"
+	grpcgzip "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 )
 
 const (
@@ -78,7 +81,8 @@ func CheckExport(ctx context.Context, o OTLP) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	err = exporter.Export(ctx, &metricdata.ResourceMetrics{Resource: resource.Empty()})
+	empty, _ := encode(nil, &metricdata.ResourceMetrics{Resource: resource.Empty()}, 0, 0, 0)
+	err = exportEncoded(ctx, exporter, mem.SliceBuffer(empty))
 	return errors.Join(err, exporter.Shutdown(context.WithoutCancel(ctx)))
 }
 
@@ -133,9 +137,10 @@ func newGRPCExporter(ctx context.Context, o OTLP, u *url.URL, config *tls.Config
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: idleProbe, Timeout: deadPeer}),
+		grpc.WithUnaryInterceptor(sendEncoded),
 	}
 	if o.Compression == "gzip" {
-		options = append(options, grpc.WithDefaultCallOptions(grpc.UseCompressor(gzip.Name)))
+		options = append(options, grpc.WithDefaultCallOptions(grpc.UseCompressor(grpcgzip.Name)))
 	}
 	// passthrough, so that the name is looked up for every connection: gRPC's own resolver waits up to 120 s after a
 	// name that was not found.
@@ -177,7 +182,7 @@ func newHTTPExporter(ctx context.Context, o OTLP, u *url.URL, config *tls.Config
 		ForceAttemptHTTP2:   true,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: deadPeer, PingTimeout: deadPeer},
 		IdleConnTimeout:     90 * time.Second,
-	}}
+	}, compressor: gzip.NewWriter(io.Discard)}
 	compression := otlpmetrichttp.NoCompression
 	if o.Compression == "gzip" {
 		compression = otlpmetrichttp.GzipCompression
@@ -219,14 +224,26 @@ func (e *httpExporter) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// httpTransport keeps the last status of a response, and turns a final refusal into an httpError: the SDK's errors have
-// the status only as text, and the whole body.
+// httpTransport sends the encoded request, keeps the last status of a response, and turns a final refusal into an
+// httpError: the SDK's errors have the status only as text, and the whole body.
 type httpTransport struct {
 	*http.Transport
-	status atomic.Int32
+	status     atomic.Int32
+	compressor *gzip.Writer
+	compressed spare
 }
 
 func (t *httpTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	_ = r.Body.Close()
+	request := encodedRequest(r.Context())
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		request = t.compress(request)
+		defer request.Free()
+	}
+	r = r.Clone(r.Context()) // a RoundTripper leaves what it is given as it is
+	r.ContentLength = int64(request.Len())
+	r.Body = newEncodedBody(request)
+	r.GetBody = func() (io.ReadCloser, error) { return newEncodedBody(request), nil }
 	resp, err := t.Transport.RoundTrip(r)
 	if err != nil {
 		return nil, err
@@ -238,6 +255,17 @@ func (t *httpTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 	return nil, &httpError{resp.StatusCode, string(body)}
+}
+
+// compress returns request in gzip's form.
+func (t *httpTransport) compress(request mem.Buffer) mem.Buffer {
+	memory := t.compressed.Get(0)
+	b := bytes.NewBuffer(*memory)
+	t.compressor.Reset(b)
+	_, _ = t.compressor.Write(request.ReadOnlyData()) // a bytes.Buffer fails never
+	_ = t.compressor.Close()
+	*memory = b.Bytes()
+	return mem.NewBuffer(memory, &t.compressed)
 }
 
 // repeatable tells the statuses after which the OTLP specification has a request repeated.
