@@ -17,7 +17,7 @@ import (
 )
 
 // A request is encoded by us and sent by the SDK's exporter, which repeats it, waits as the receiver asks, and reads the
-// answer. It is given an empty request, and the encoded one takes its place in the connection.
+// answer. The exporter is given an empty request, and the encoded one takes its place on the way to the connection.
 
 // encodedKey is the key of the encoded request, a mem.Buffer, in the context of an export.
 type encodedKey struct{}
@@ -27,12 +27,19 @@ func exportEncoded(ctx context.Context, exporter sdkmetric.Exporter, request mem
 	return exporter.Export(context.WithValue(ctx, encodedKey{}, request), &metricdata.ResourceMetrics{Resource: resource.Empty()})
 }
 
-func encodedRequest(ctx context.Context) mem.Buffer { return ctx.Value(encodedKey{}).(mem.Buffer) }
+// encodedIn returns the request to send instead of the SDK's, if there is one.
+func encodedIn(ctx context.Context) (request mem.Buffer, ok bool) {
+	request, ok = ctx.Value(encodedKey{}).(mem.Buffer)
+	return request, ok
+}
 
-// sendEncoded is the interceptor that sends the encoded request.
-func sendEncoded(ctx context.Context, method string, _, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
-	codec := encodedCodec{encoding.GetCodecV2(proto.Name)}
-	return invoke(ctx, method, encodedRequest(ctx), reply, conn, append(options, grpc.ForceCodecV2(codec))...)
+// sendEncoded is the gRPC interceptor that sends the encoded request.
+func sendEncoded(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	if encoded, ok := encodedIn(ctx); ok {
+		request = encoded
+		options = append(options, grpc.ForceCodecV2(encodedCodec{encoding.GetCodecV2(proto.Name)}))
+	}
+	return invoke(ctx, method, request, reply, conn, options...)
 }
 
 // encodedCodec is the codec of a request that is encoded already, and of a response that is not.

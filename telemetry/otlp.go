@@ -81,8 +81,7 @@ func CheckExport(ctx context.Context, o OTLP) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	empty, _ := encode(nil, &metricdata.ResourceMetrics{Resource: resource.Empty()}, 0, 0, 0)
-	err = exportEncoded(ctx, exporter, mem.SliceBuffer(empty))
+	err = exporter.Export(ctx, &metricdata.ResourceMetrics{Resource: resource.Empty()})
 	return errors.Join(err, exporter.Shutdown(context.WithoutCancel(ctx)))
 }
 
@@ -234,16 +233,17 @@ type httpTransport struct {
 }
 
 func (t *httpTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	_ = r.Body.Close()
-	request := encodedRequest(r.Context())
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		request = t.compress(request)
-		defer request.Free()
+	if request, ok := encodedIn(r.Context()); ok {
+		_ = r.Body.Close()
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			request = t.compress(request)
+			defer request.Free()
+		}
+		r = r.Clone(r.Context()) // a RoundTripper leaves what it is given as it is
+		r.ContentLength = int64(request.Len())
+		r.Body = newEncodedBody(request)
+		r.GetBody = func() (io.ReadCloser, error) { return newEncodedBody(request), nil }
 	}
-	r = r.Clone(r.Context()) // a RoundTripper leaves what it is given as it is
-	r.ContentLength = int64(request.Len())
-	r.Body = newEncodedBody(request)
-	r.GetBody = func() (io.ReadCloser, error) { return newEncodedBody(request), nil }
 	resp, err := t.Transport.RoundTrip(r)
 	if err != nil {
 		return nil, err
