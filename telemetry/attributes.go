@@ -30,7 +30,7 @@ type handle struct {
 // a series was given up and came back.
 type series struct {
 	set     attribute.Set
-	observe []metric.ObserveOption // the set as ObserveInt64 takes it, without an allocation
+	observe []metric.ObserveOption // the set as Observe takes it, made by option
 	handles int
 	starts  []seriesStart
 
@@ -115,13 +115,18 @@ func (e *series) startOf(c *counter) int64 {
 	return 0
 }
 
+// option returns the set as Observe takes it. Histograms do without.
+func (e *series) option() []metric.ObserveOption {
+	if e.observe == nil {
+		e.observe = []metric.ObserveOption{metric.WithAttributeSet(e.set)}
+	}
+	return e.observe
+}
+
 func (s *attributeSets) intern(set attribute.Set) *series {
 	e := s.series[set.Equivalent()]
 	if e == nil {
-		e = &series{
-			set:     set,
-			observe: []metric.ObserveOption{metric.WithAttributeSet(set)},
-		}
+		e = &series{set: set}
 		s.series[set.Equivalent()] = e
 	}
 	e.handles++

@@ -147,7 +147,7 @@ func (c *collector) observe(o metric.Int64Observer, key metricKey, counter *coun
 			p := &m.Points[j]
 			s := c.sets.of(p.Attributes, &counter.positions, j)
 			s.start(counter, c.sets.cycle, p.Start.UnixNano())
-			o.Observe(int64(min(p.Value, math.MaxInt64)), s.observe...)
+			o.Observe(int64(min(p.Value, math.MaxInt64)), s.option()...)
 		}
 		counter.positions.cut(len(m.Points))
 	}

@@ -188,7 +188,7 @@ func newHTTPExporter(ctx context.Context, o OTLP, u *url.URL, config *tls.Config
 	}
 	exporter, err := otlpmetrichttp.New(ctx,
 		otlpmetrichttp.WithEndpointURL(u.String()),
-		otlpmetrichttp.WithHTTPClient(&http.Client{Transport: transport}),
+		otlpmetrichttp.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: checkRedirect}),
 		// The client has its own TLS; one from the environment would be refused beside http://.
 		otlpmetrichttp.WithTLSClientConfig(nil),
 		otlpmetrichttp.WithHeaders(o.Headers),
@@ -266,6 +266,15 @@ func (t *httpTransport) compress(request mem.Buffer) mem.Buffer {
 	_ = t.compressor.Close()
 	*memory = b.Bytes()
 	return mem.NewBuffer(memory, &t.compressed)
+}
+
+// checkRedirect refuses redirections that leave out the request: a page that answers them would look like a receiver that
+// has accepted it.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	if r.Method != http.MethodPost || len(via) > 5 {
+		return fmt.Errorf("redirected to %s: make that the endpoint, if it is a receiver", r.URL.Redacted())
+	}
+	return nil
 }
 
 // repeatable tells the statuses after which the OTLP specification has a request repeated.

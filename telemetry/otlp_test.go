@@ -268,6 +268,27 @@ func TestCheckExportIsSilent(t *testing.T) {
 	}
 }
 
+// TestRedirection has an endpoint that leads elsewhere: with some statuses the request is sent there, with others only its
+// address is asked for.
+func TestRedirection(t *testing.T) {
+	for code, repeated := range map[int]bool{http.StatusPermanentRedirect: true, http.StatusFound: false} {
+		r := new(receiver)
+		moved := httptest.NewServer(http.RedirectHandler(r.serveHTTP(t, nil)+"/v1/metrics", code))
+		t.Cleanup(moved.Close)
+		source := newSource(t, manySeries(10)...)
+		p, _ := start(t, Options{OTLP: &OTLP{Endpoint: moved.URL, Protocol: HTTP, Compression: "gzip"}}, source)
+		if err := p.Flush(t.Context()); (err == nil) != repeated {
+			t.Errorf("%d: %v", code, err)
+		}
+		requests, n := r.take()
+		if repeated {
+			checkManySeries(t, requests, 10)
+		} else if n != 0 || source.acks() != 0 {
+			t.Errorf("%d: %d requests, %d acknowledged", code, n, source.acks())
+		}
+	}
+}
+
 func headerServer(t testing.TB, r *receiver, note func(map[string][]string)) string {
 	inner := r.serveHTTP(t, nil)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
