@@ -3,7 +3,7 @@
 # such names as systemd, Docker and Kubernetes give them. Takes a minute (root).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/packages.sh tmux nginx-light wrk redis-server redis-tools
+scripts/packages.sh tmux nginx wrk redis-server redis-tools
 work=$(mktemp -d)
 tmux=(tmux -S "$work/tmux")
 groups=()
