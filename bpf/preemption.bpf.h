@@ -46,20 +46,20 @@ static __always_inline bool handle_last(__u64 *ctx, int tracepoint)
 
 /*
  * Defines the programs NAME, NAME_retry1 and NAME_retry2 for a tracepoint whose first argument is a task; the body handles
- * the event.
+ * the event. It is told whether the program is the first, which alone may use a SLOT_CACHE.
  */
 #define FOR_EACH_EVENT(tracepoint, name)                                                                               \
 	enum { name##_tracepoint = __COUNTER__ };                                                                      \
                                                                                                                        \
 	__u64 name##_recovered;                                                                                        \
                                                                                                                        \
-	static __always_inline void name##_event(__u64 *ctx);                                                          \
+	static __always_inline void name##_event(__u64 *ctx, bool first);                                              \
                                                                                                                        \
 	SEC("tp_btf/" tracepoint)                                                                                      \
 	int name(__u64 *ctx)                                                                                           \
 	{                                                                                                              \
 		if (!has_preemptible_tracepoints || handle(ctx, name##_tracepoint, BPF_ANY))                           \
-			name##_event(ctx);                                                                             \
+			name##_event(ctx, true);                                                                       \
 		return 0;                                                                                              \
 	}                                                                                                              \
                                                                                                                        \
@@ -68,7 +68,7 @@ static __always_inline bool handle_last(__u64 *ctx, int tracepoint)
 	{                                                                                                              \
 		if (handle(ctx, name##_tracepoint, BPF_NOEXIST)) {                                                     \
 			__sync_fetch_and_add(&name##_recovered, 1);                                                    \
-			name##_event(ctx);                                                                             \
+			name##_event(ctx, false);                                                                      \
 		}                                                                                                      \
 		return 0;                                                                                              \
 	}                                                                                                              \
@@ -78,9 +78,9 @@ static __always_inline bool handle_last(__u64 *ctx, int tracepoint)
 	{                                                                                                              \
 		if (handle_last(ctx, name##_tracepoint)) {                                                             \
 			__sync_fetch_and_add(&name##_recovered, 1);                                                    \
-			name##_event(ctx);                                                                             \
+			name##_event(ctx, false);                                                                      \
 		}                                                                                                      \
 		return 0;                                                                                              \
 	}                                                                                                              \
                                                                                                                        \
-	static __always_inline void name##_event(__u64 *ctx)
+	static __always_inline void name##_event(__u64 *ctx, bool first)

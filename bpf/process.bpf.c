@@ -23,6 +23,12 @@ struct execution_key {
 	char executable[EXECUTABLE_NAME];
 };
 
+/* The key of most executables, all of whose name fits. It is how an execution_key begins. */
+struct short_execution_key {
+	__u64 cgroup;
+	char executable[40];
+};
+
 struct execution_cell {
 	__u64 executions;
 };
@@ -41,10 +47,11 @@ struct lifetime_cell {
 	struct lifetime_histogram lifetime;
 };
 
-SERIES_BY_WORKLOAD(creations, __u64, struct creation_cell)
+CACHED_SERIES_BY_WORKLOAD(creations, __u64, struct creation_cell)
 SERIES_BY_WORKLOAD(executions, struct execution_key, struct execution_cell)
-SERIES_BY_WORKLOAD(exits, struct exit_key, struct exit_cell)
-SERIES_BY_WORKLOAD(lifetimes, __u64, struct lifetime_cell)
+SLOT_CACHE(executions, struct short_execution_key)
+CACHED_SERIES_BY_WORKLOAD(exits, struct exit_key, struct exit_cell)
+CACHED_SERIES_BY_WORKLOAD(lifetimes, __u64, struct lifetime_cell)
 
 const volatile bool creations_enabled = true;
 const volatile bool executions_enabled = true;
@@ -62,7 +69,7 @@ FOR_EACH_EVENT("task_newtask", process_created)
 		return;
 	cgroup = task_cgroup((struct task_struct *)ctx[0]);
 	key = workload_id(cgroup);
-	cell = creations_cell(creations_slot(&key, cgroup));
+	cell = creations_cell(creations_cached_slot(&key, cgroup, first));
 	if (cell)
 		add(clone_flags & CLONE_THREAD ? &cell->threads : &cell->processes, 1);
 }
@@ -72,17 +79,28 @@ FOR_EACH_EVENT("sched_process_exec", process_executed)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
 	struct execution_key key = {};
+	struct short_execution_key *short_key = (struct short_execution_key *)&key;
+	__u32 epoch = policy.epoch, slot = SERIES_OVERFLOW;
 	struct execution_cell *cell;
 	struct cgroup *cgroup;
+	int size = 0; /* not long: see SERIES */
 
 	if (!policy.open || !executions_enabled)
 		return;
 	cgroup = task_cgroup(task);
 	key.cgroup = workload_id(cgroup);
 	if (by_executable)
-		bpf_probe_read_kernel_str(key.executable, sizeof(key.executable),
-					  task->mm->exe_file->f_path.dentry->d_name.name);
-	cell = executions_cell(executions_slot(&key, cgroup));
+		size = bpf_probe_read_kernel_str(key.executable, sizeof(key.executable),
+						 task->mm->exe_file->f_path.dentry->d_name.name);
+	first = first && size <= (int)sizeof(short_key->executable);
+	if (first)
+		slot = executions_recall(short_key, epoch);
+	if (slot == SERIES_OVERFLOW) {
+		slot = executions_slot(&key, cgroup);
+		if (first)
+			executions_remember(short_key, slot, epoch);
+	}
+	cell = executions_cell(slot);
 	if (cell)
 		add(&cell->executions, 1);
 }
@@ -146,13 +164,13 @@ FOR_EACH_EVENT("sched_process_exit", process_exited)
 	workload = workload_id(cgroup);
 	if (exits_enabled) {
 		struct exit_key key = {.cgroup = workload, .status = wait_status(task) & ~0x80};
-		struct exit_cell *cell = exits_cell(exits_slot(&key, cgroup));
+		struct exit_cell *cell = exits_cell(exits_cached_slot(&key, cgroup, first));
 
 		if (cell)
 			add(&cell->exits, 1);
 	}
 	if (lifetimes_enabled) {
-		struct lifetime_cell *cell = lifetimes_cell(lifetimes_slot(&workload, cgroup));
+		struct lifetime_cell *cell = lifetimes_cell(lifetimes_cached_slot(&workload, cgroup, first));
 
 		if (cell)
 			lifetime_record(&cell->lifetime, bpf_ktime_get_ns() - task->group_leader->start_time);

@@ -33,6 +33,13 @@ type ProcessCreationCell struct {
 	Threads   uint64
 }
 
+type ProcessCreationsCached struct {
+	_     structs.HostLayout
+	Key   uint64
+	Slot  uint32
+	Epoch uint32
+}
+
 type ProcessCreationsInfo struct {
 	_       structs.HostLayout
 	Created uint64
@@ -49,6 +56,17 @@ type ProcessExecutionKey struct {
 	_          structs.HostLayout
 	Cgroup     uint64
 	Executable [256]int8
+}
+
+type ProcessExecutionsCached struct {
+	_   structs.HostLayout
+	Key struct {
+		_          structs.HostLayout
+		Cgroup     uint64
+		Executable [40]int8
+	}
+	Slot  uint32
+	Epoch uint32
 }
 
 type ProcessExecutionsInfo struct {
@@ -68,6 +86,13 @@ type ProcessExitKey struct {
 	Cgroup  uint64
 	Status  uint32
 	Padding uint32
+}
+
+type ProcessExitsCached struct {
+	_     structs.HostLayout
+	Key   ProcessExitKey
+	Slot  uint32
+	Epoch uint32
 }
 
 type ProcessExitsInfo struct {
@@ -91,6 +116,13 @@ type ProcessLifetimeCell struct {
 		Zero    uint64
 		Buckets [148]uint64
 	}
+}
+
+type ProcessLifetimesCached struct {
+	_     structs.HostLayout
+	Key   uint64
+	Slot  uint32
+	Epoch uint32
 }
 
 type ProcessLifetimesInfo struct {
@@ -121,20 +153,24 @@ const (
 	ProcessMapCgroupsFree               = "cgroups_free"
 	ProcessMapCgroupsInfo               = "cgroups_info"
 	ProcessMapCgroupsKeys               = "cgroups_keys"
+	ProcessMapCreationsCache            = "creations_cache"
 	ProcessMapCreationsCells            = "creations_cells"
 	ProcessMapCreationsFree             = "creations_free"
 	ProcessMapCreationsInfo             = "creations_info"
 	ProcessMapCreationsKeys             = "creations_keys"
+	ProcessMapExecutionsCache           = "executions_cache"
 	ProcessMapExecutionsCells           = "executions_cells"
 	ProcessMapExecutionsFree            = "executions_free"
 	ProcessMapExecutionsInfo            = "executions_info"
 	ProcessMapExecutionsKeys            = "executions_keys"
 	ProcessMapExited                    = "exited"
+	ProcessMapExitsCache                = "exits_cache"
 	ProcessMapExitsCells                = "exits_cells"
 	ProcessMapExitsFree                 = "exits_free"
 	ProcessMapExitsInfo                 = "exits_info"
 	ProcessMapExitsKeys                 = "exits_keys"
 	ProcessMapHandled                   = "handled"
+	ProcessMapLifetimesCache            = "lifetimes_cache"
 	ProcessMapLifetimesCells            = "lifetimes_cells"
 	ProcessMapLifetimesFree             = "lifetimes_free"
 	ProcessMapLifetimesInfo             = "lifetimes_info"
@@ -242,20 +278,24 @@ type ProcessMapSpecs struct {
 	CgroupsFree     *ebpf.MapSpec `ebpf:"cgroups_free"`
 	CgroupsInfo     *ebpf.MapSpec `ebpf:"cgroups_info"`
 	CgroupsKeys     *ebpf.MapSpec `ebpf:"cgroups_keys"`
+	CreationsCache  *ebpf.MapSpec `ebpf:"creations_cache"`
 	CreationsCells  *ebpf.MapSpec `ebpf:"creations_cells"`
 	CreationsFree   *ebpf.MapSpec `ebpf:"creations_free"`
 	CreationsInfo   *ebpf.MapSpec `ebpf:"creations_info"`
 	CreationsKeys   *ebpf.MapSpec `ebpf:"creations_keys"`
+	ExecutionsCache *ebpf.MapSpec `ebpf:"executions_cache"`
 	ExecutionsCells *ebpf.MapSpec `ebpf:"executions_cells"`
 	ExecutionsFree  *ebpf.MapSpec `ebpf:"executions_free"`
 	ExecutionsInfo  *ebpf.MapSpec `ebpf:"executions_info"`
 	ExecutionsKeys  *ebpf.MapSpec `ebpf:"executions_keys"`
 	Exited          *ebpf.MapSpec `ebpf:"exited"`
+	ExitsCache      *ebpf.MapSpec `ebpf:"exits_cache"`
 	ExitsCells      *ebpf.MapSpec `ebpf:"exits_cells"`
 	ExitsFree       *ebpf.MapSpec `ebpf:"exits_free"`
 	ExitsInfo       *ebpf.MapSpec `ebpf:"exits_info"`
 	ExitsKeys       *ebpf.MapSpec `ebpf:"exits_keys"`
 	Handled         *ebpf.MapSpec `ebpf:"handled"`
+	LifetimesCache  *ebpf.MapSpec `ebpf:"lifetimes_cache"`
 	LifetimesCells  *ebpf.MapSpec `ebpf:"lifetimes_cells"`
 	LifetimesFree   *ebpf.MapSpec `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.MapSpec `ebpf:"lifetimes_info"`
@@ -323,20 +363,24 @@ type ProcessMaps struct {
 	CgroupsFree     *ebpf.Map `ebpf:"cgroups_free"`
 	CgroupsInfo     *ebpf.Map `ebpf:"cgroups_info"`
 	CgroupsKeys     *ebpf.Map `ebpf:"cgroups_keys"`
+	CreationsCache  *ebpf.Map `ebpf:"creations_cache"`
 	CreationsCells  *ebpf.Map `ebpf:"creations_cells"`
 	CreationsFree   *ebpf.Map `ebpf:"creations_free"`
 	CreationsInfo   *ebpf.Map `ebpf:"creations_info"`
 	CreationsKeys   *ebpf.Map `ebpf:"creations_keys"`
+	ExecutionsCache *ebpf.Map `ebpf:"executions_cache"`
 	ExecutionsCells *ebpf.Map `ebpf:"executions_cells"`
 	ExecutionsFree  *ebpf.Map `ebpf:"executions_free"`
 	ExecutionsInfo  *ebpf.Map `ebpf:"executions_info"`
 	ExecutionsKeys  *ebpf.Map `ebpf:"executions_keys"`
 	Exited          *ebpf.Map `ebpf:"exited"`
+	ExitsCache      *ebpf.Map `ebpf:"exits_cache"`
 	ExitsCells      *ebpf.Map `ebpf:"exits_cells"`
 	ExitsFree       *ebpf.Map `ebpf:"exits_free"`
 	ExitsInfo       *ebpf.Map `ebpf:"exits_info"`
 	ExitsKeys       *ebpf.Map `ebpf:"exits_keys"`
 	Handled         *ebpf.Map `ebpf:"handled"`
+	LifetimesCache  *ebpf.Map `ebpf:"lifetimes_cache"`
 	LifetimesCells  *ebpf.Map `ebpf:"lifetimes_cells"`
 	LifetimesFree   *ebpf.Map `ebpf:"lifetimes_free"`
 	LifetimesInfo   *ebpf.Map `ebpf:"lifetimes_info"`
@@ -349,20 +393,24 @@ func (m *ProcessMaps) Close() error {
 		m.CgroupsFree,
 		m.CgroupsInfo,
 		m.CgroupsKeys,
+		m.CreationsCache,
 		m.CreationsCells,
 		m.CreationsFree,
 		m.CreationsInfo,
 		m.CreationsKeys,
+		m.ExecutionsCache,
 		m.ExecutionsCells,
 		m.ExecutionsFree,
 		m.ExecutionsInfo,
 		m.ExecutionsKeys,
 		m.Exited,
+		m.ExitsCache,
 		m.ExitsCells,
 		m.ExitsFree,
 		m.ExitsInfo,
 		m.ExitsKeys,
 		m.Handled,
+		m.LifetimesCache,
 		m.LifetimesCells,
 		m.LifetimesFree,
 		m.LifetimesInfo,

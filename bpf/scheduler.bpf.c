@@ -17,44 +17,15 @@ struct schedule_cell {
 	struct latency_histogram wait;
 };
 
-SERIES_BY_WORKLOAD(schedules, __u64, struct schedule_cell)
+CACHED_SERIES_BY_WORKLOAD(schedules, __u64, struct schedule_cell)
 
-/*
- * The slots of the workloads that a CPU switched between lately, direct-mapped: the two look-ups of a switch read one cache
- * line each instead of a hash. Only this program uses it, with interrupts off, so that entries are never torn.
- */
-#define CACHED_SLOTS 64
-
-struct cached_slot {
-	__u64 cgroup;
-	__u32 slot;
-	__u32 epoch;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, CACHED_SLOTS); /* times the possible CPUs */
-	__type(key, __u32);
-	__type(value, struct cached_slot);
-} slot_cache SEC(".maps");
-
+/* For scheduler_switched alone. */
 static __always_inline struct schedule_cell *schedule_cell(struct task_struct *task)
 {
 	struct cgroup *cgroup = task_cgroup(task);
 	__u64 key = workload_id(cgroup);
-	__u32 index = bpf_get_smp_processor_id() * CACHED_SLOTS + key % CACHED_SLOTS;
-	struct cached_slot *cached = bpf_map_lookup_elem(&slot_cache, &index);
-	__u32 epoch = policy.epoch, slot;
 
-	if (!cached)
-		return NULL;
-	if (cached->slot != SERIES_OVERFLOW && cached->cgroup == key && cached->epoch == epoch)
-		return schedules_cell(cached->slot);
-	slot = schedules_slot(&key, cgroup);
-	cached->cgroup = key;
-	cached->slot = slot;
-	cached->epoch = epoch;
-	return schedules_cell(slot);
+	return schedules_cell(schedules_cached_slot(&key, cgroup, true));
 }
 
 /*

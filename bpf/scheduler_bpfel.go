@@ -13,13 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type SchedulerCachedSlot struct {
-	_      structs.HostLayout
-	Cgroup uint64
-	Slot   uint32
-	Epoch  uint32
-}
-
 type SchedulerCgroupEntry struct {
 	_       structs.HostLayout
 	Parent  uint64
@@ -52,6 +45,13 @@ type SchedulerScheduleCell struct {
 	}
 }
 
+type SchedulerSchedulesCached struct {
+	_     structs.HostLayout
+	Key   uint64
+	Slot  uint32
+	Epoch uint32
+}
+
 type SchedulerSchedulesInfo struct {
 	_       structs.HostLayout
 	Created uint64
@@ -72,11 +72,11 @@ const (
 	SchedulerMapCgroupsFree            = "cgroups_free"
 	SchedulerMapCgroupsInfo            = "cgroups_info"
 	SchedulerMapCgroupsKeys            = "cgroups_keys"
+	SchedulerMapSchedulesCache         = "schedules_cache"
 	SchedulerMapSchedulesCells         = "schedules_cells"
 	SchedulerMapSchedulesFree          = "schedules_free"
 	SchedulerMapSchedulesInfo          = "schedules_info"
 	SchedulerMapSchedulesKeys          = "schedules_keys"
-	SchedulerMapSlotCache              = "slot_cache"
 	SchedulerMapTaskStates             = "task_states"
 	SchedulerMapTaskStatesByAddress    = "task_states_by_address"
 	SchedulerProgSchedulerSwitched     = "scheduler_switched"
@@ -155,11 +155,11 @@ type SchedulerMapSpecs struct {
 	CgroupsFree         *ebpf.MapSpec `ebpf:"cgroups_free"`
 	CgroupsInfo         *ebpf.MapSpec `ebpf:"cgroups_info"`
 	CgroupsKeys         *ebpf.MapSpec `ebpf:"cgroups_keys"`
+	SchedulesCache      *ebpf.MapSpec `ebpf:"schedules_cache"`
 	SchedulesCells      *ebpf.MapSpec `ebpf:"schedules_cells"`
 	SchedulesFree       *ebpf.MapSpec `ebpf:"schedules_free"`
 	SchedulesInfo       *ebpf.MapSpec `ebpf:"schedules_info"`
 	SchedulesKeys       *ebpf.MapSpec `ebpf:"schedules_keys"`
-	SlotCache           *ebpf.MapSpec `ebpf:"slot_cache"`
 	TaskStates          *ebpf.MapSpec `ebpf:"task_states"`
 	TaskStatesByAddress *ebpf.MapSpec `ebpf:"task_states_by_address"`
 }
@@ -208,11 +208,11 @@ type SchedulerMaps struct {
 	CgroupsFree         *ebpf.Map `ebpf:"cgroups_free"`
 	CgroupsInfo         *ebpf.Map `ebpf:"cgroups_info"`
 	CgroupsKeys         *ebpf.Map `ebpf:"cgroups_keys"`
+	SchedulesCache      *ebpf.Map `ebpf:"schedules_cache"`
 	SchedulesCells      *ebpf.Map `ebpf:"schedules_cells"`
 	SchedulesFree       *ebpf.Map `ebpf:"schedules_free"`
 	SchedulesInfo       *ebpf.Map `ebpf:"schedules_info"`
 	SchedulesKeys       *ebpf.Map `ebpf:"schedules_keys"`
-	SlotCache           *ebpf.Map `ebpf:"slot_cache"`
 	TaskStates          *ebpf.Map `ebpf:"task_states"`
 	TaskStatesByAddress *ebpf.Map `ebpf:"task_states_by_address"`
 }
@@ -223,11 +223,11 @@ func (m *SchedulerMaps) Close() error {
 		m.CgroupsFree,
 		m.CgroupsInfo,
 		m.CgroupsKeys,
+		m.SchedulesCache,
 		m.SchedulesCells,
 		m.SchedulesFree,
 		m.SchedulesInfo,
 		m.SchedulesKeys,
-		m.SlotCache,
 		m.TaskStates,
 		m.TaskStatesByAddress,
 	)

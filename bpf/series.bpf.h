@@ -142,3 +142,78 @@ static __always_inline void add(__u64 *value, __u64 n)
 			miss(MISSED_UPDATE);                                                                           \
 		return SERIES_OVERFLOW;                                                                                \
 	}
+
+/* Of a key's words. */
+static __always_inline __u64 key_hash(const __u64 *key, int words)
+{
+	__u64 sum = 0;
+
+	for (int i = 0; i < words; i++)
+		sum += key[i];
+	return sum * 0x9e3779b97f4a7c15; /* 2^64 by the golden ratio: neighbours are far apart in the upper bits */
+}
+
+static __always_inline bool key_equal(const __u64 *a, const __u64 *b, int words)
+{
+	__u64 difference = 0;
+
+	for (int i = 0; i < words; i++)
+		difference |= a[i] ^ b[i];
+	return !difference;
+}
+
+/*
+ * SLOT_CACHE(name, key) remembers the slots of the keys that each CPU met lately, direct-mapped. A look-up reads a cache
+ * line or two instead of a hash's several, and hashes less. Where all are cold, as between two forks, that takes 140 ns less,
+ * and 370 for the long key of an execution (6.18).
+ *
+ * Only one program may use a cache, so that no entry is ever torn: where a program can be interrupted by its own event, the
+ * kernel skips it on that CPU (from 6.1, 05b24ff9b2cf; before, nothing interrupts those that use one). A key of the overflow
+ * slot is looked up again, since there may be room by then.
+ */
+#define CACHED_SLOTS_BITS 6
+
+#define SLOT_CACHE(name, key_type)                                                                                     \
+	struct name##_cached {                                                                                         \
+		key_type key;                                                                                          \
+		__u32 slot;                                                                                            \
+		__u32 epoch;                                                                                           \
+	};                                                                                                             \
+                                                                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                      \
+		__uint(max_entries, 1 << CACHED_SLOTS_BITS); /* user space multiplies it by the possible CPUs */       \
+		__type(key, __u32);                                                                                    \
+		__type(value, struct name##_cached);                                                                   \
+	} name##_cache SEC(".maps");                                                                                   \
+                                                                                                                       \
+	static __always_inline struct name##_cached *name##_cached(const key_type *key)                                \
+	{                                                                                                              \
+		__u64 hash = key_hash((const __u64 *)key, sizeof(*key) / 8);                                           \
+		__u32 index = bpf_get_smp_processor_id() << CACHED_SLOTS_BITS | hash >> (64 - CACHED_SLOTS_BITS);      \
+                                                                                                                       \
+		return bpf_map_lookup_elem(&name##_cache, &index);                                                     \
+	}                                                                                                              \
+                                                                                                                       \
+	/* The key's slot, or SERIES_OVERFLOW if it is not remembered in this epoch. */                                \
+	static __always_inline __u32 name##_recall(const key_type *key, __u32 epoch)                                   \
+	{                                                                                                              \
+		struct name##_cached *cached = name##_cached(key);                                                     \
+                                                                                                                       \
+		if (cached && cached->epoch == epoch &&                                                                \
+		    key_equal((const __u64 *)&cached->key, (const __u64 *)key, sizeof(*key) / 8))                      \
+			return cached->slot;                                                                           \
+		return SERIES_OVERFLOW;                                                                                \
+	}                                                                                                              \
+                                                                                                                       \
+	/* The epoch is the policy's from before the slot was looked up. */                                            \
+	static __always_inline void name##_remember(const key_type *key, __u32 slot, __u32 epoch)                      \
+	{                                                                                                              \
+		struct name##_cached *cached = name##_cached(key);                                                     \
+                                                                                                                       \
+		if (!cached)                                                                                           \
+			return;                                                                                        \
+		cached->key = *key;                                                                                    \
+		cached->slot = slot;                                                                                   \
+		cached->epoch = epoch;                                                                                 \
+	}

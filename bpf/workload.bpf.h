@@ -122,3 +122,23 @@ __noinline int workload_learn(__u64 address)
                                                                                                                        \
 		return slot ? *slot : name##_create(key, cgroup);                                                      \
 	}
+
+/*
+ * CACHED_SERIES_BY_WORKLOAD is the same with a SLOT_CACHE. name_cached_slot() is name_slot() for the one program that may
+ * use the cache; others say that they may not.
+ */
+#define CACHED_SERIES_BY_WORKLOAD(name, key_type, cell_type)                                                           \
+	SERIES_BY_WORKLOAD(name, key_type, cell_type)                                                                  \
+	SLOT_CACHE(name, key_type)                                                                                     \
+                                                                                                                       \
+	static __always_inline __u32 name##_cached_slot(key_type *key, struct cgroup *cgroup, bool may)                \
+	{                                                                                                              \
+		__u32 epoch = policy.epoch, slot = may ? name##_recall(key, epoch) : SERIES_OVERFLOW;                  \
+                                                                                                                       \
+		if (slot != SERIES_OVERFLOW)                                                                           \
+			return slot;                                                                                   \
+		slot = name##_slot(key, cgroup);                                                                       \
+		if (may)                                                                                               \
+			name##_remember(key, slot, epoch);                                                             \
+		return slot;                                                                                           \
+	}

@@ -112,7 +112,8 @@ const retrySuffix = "_retry"
 
 func isRetry(program string) bool { return strings.Contains(program, retrySuffix) }
 
-// configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h, bpf/preemption.bpf.h).
+// configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h, bpf/preemption.bpf.h), and
+// makes room for all of the kernel's CPUs.
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
 	if !k.preemptibleTracepoints() {
 		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
@@ -120,6 +121,11 @@ func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
 		})
 		if handled := spec.Maps["handled"]; handled != nil {
 			handled.MaxEntries = 1 // not used
+		}
+	}
+	for name, m := range spec.Maps {
+		if strings.HasSuffix(name, "_cache") { // SLOT_CACHE
+			m.MaxEntries *= uint32(k.PossibleCPUs)
 		}
 	}
 	var errs []error

@@ -51,6 +51,9 @@ func runAll(t testing.TB, commands []*exec.Cmd) []syscall.WaitStatus {
 // hostileNames are names that a file may have: everything but NUL and slash, up to 255 bytes.
 var hostileNames = []string{
 	strings.Repeat("n", 255),
+	strings.Repeat("n", 41), // from 40 on its slot is not remembered
+	strings.Repeat("n", 40),
+	strings.Repeat("n", 39),
 	strings.Repeat("\xff", 255),
 	"\xff\xfe",
 	"\xff\xfd",

@@ -27,7 +27,6 @@ func scheduler() *Spec {
 		Redundant:   []string{"scheduler_task_created"}, // where the kernel skips programs, scheduler_switched creates
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			cpus := uint32(env.Kernel.PossibleCPUs)
-			spec.Maps["slot_cache"].MaxEntries *= cpus
 			byAddress := spec.Maps["task_states_by_address"]
 			if env.Kernel.taskStorage() {
 				byAddress.MaxEntries = 1

@@ -31,6 +31,13 @@ type sampleSampleKey struct {
 	Low  uint32
 }
 
+type sampleSamplesCached struct {
+	_     structs.HostLayout
+	Key   sampleSampleKey
+	Slot  uint32
+	Epoch uint32
+}
+
 type sampleSamplesInfo struct {
 	_       structs.HostLayout
 	Created uint64
@@ -42,11 +49,13 @@ type sampleSamplesInfo struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sampleMapSamplesCache  = "samples_cache"
 	sampleMapSamplesCells  = "samples_cells"
 	sampleMapSamplesFree   = "samples_free"
 	sampleMapSamplesInfo   = "samples_info"
 	sampleMapSamplesKeys   = "samples_keys"
 	sampleProgCount        = "count"
+	sampleProgCountCached  = "count_cached"
 	sampleProgSlow         = "slow"
 	sampleVarLookupsFailed = "lookups_failed"
 	sampleVarMissed        = "missed"
@@ -102,14 +111,16 @@ type sampleSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sampleProgramSpecs struct {
-	Count *ebpf.ProgramSpec `ebpf:"count"`
-	Slow  *ebpf.ProgramSpec `ebpf:"slow"`
+	Count       *ebpf.ProgramSpec `ebpf:"count"`
+	CountCached *ebpf.ProgramSpec `ebpf:"count_cached"`
+	Slow        *ebpf.ProgramSpec `ebpf:"slow"`
 }
 
 // sampleMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sampleMapSpecs struct {
+	SamplesCache *ebpf.MapSpec `ebpf:"samples_cache"`
 	SamplesCells *ebpf.MapSpec `ebpf:"samples_cells"`
 	SamplesFree  *ebpf.MapSpec `ebpf:"samples_free"`
 	SamplesInfo  *ebpf.MapSpec `ebpf:"samples_info"`
@@ -152,6 +163,7 @@ func (o *sampleObjects) Close() error {
 //
 // It can be passed to loadSampleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sampleMaps struct {
+	SamplesCache *ebpf.Map `ebpf:"samples_cache"`
 	SamplesCells *ebpf.Map `ebpf:"samples_cells"`
 	SamplesFree  *ebpf.Map `ebpf:"samples_free"`
 	SamplesInfo  *ebpf.Map `ebpf:"samples_info"`
@@ -160,6 +172,7 @@ type sampleMaps struct {
 
 func (m *sampleMaps) Close() error {
 	return _SampleClose(
+		m.SamplesCache,
 		m.SamplesCells,
 		m.SamplesFree,
 		m.SamplesInfo,
@@ -187,13 +200,15 @@ type sampleVariables struct {
 //
 // It can be passed to loadSampleObjects or ebpf.CollectionSpec.LoadAndAssign.
 type samplePrograms struct {
-	Count *ebpf.Program `ebpf:"count"`
-	Slow  *ebpf.Program `ebpf:"slow"`
+	Count       *ebpf.Program `ebpf:"count"`
+	CountCached *ebpf.Program `ebpf:"count_cached"`
+	Slow        *ebpf.Program `ebpf:"slow"`
 }
 
 func (p *samplePrograms) Close() error {
 	return _SampleClose(
 		p.Count,
+		p.CountCached,
 		p.Slow,
 	)
 }

@@ -48,6 +48,11 @@ func newSample(t testing.TB, slots, shards int) *sample {
 		t.Fatal(err)
 	}
 	layout.Slots, layout.Shards = slots, shards
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Maps["samples_cache"].MaxEntries *= uint32(cpus)
 	if err := layout.Configure(spec, "samples"); err != nil {
 		t.Fatal(err)
 	}
@@ -71,12 +76,14 @@ func newSample(t testing.TB, slots, shards int) *sample {
 const maxKeys = 256 // of sample.bpf.c, in one run
 
 // run counts one event of each of n numbers, from first on. It may be called from any goroutine.
-func (s *sample) run(first, n, value uint64) error {
+func (s *sample) run(first, n, value uint64) error { return s.runProgram("count", first, n, value) }
+
+func (s *sample) runProgram(name string, first, n, value uint64) error {
 	packet := make([]byte, 14) // an Ethernet header: the program sees what follows
 	for _, word := range []uint64{first, n, value} {
 		packet = binary.NativeEndian.AppendUint64(packet, word)
 	}
-	failed, err := s.coll.Programs["count"].Run(&ebpf.RunOptions{Data: packet, Repeat: 1})
+	failed, err := s.coll.Programs[name].Run(&ebpf.RunOptions{Data: packet, Repeat: 1})
 	if err == nil && failed != 0 {
 		err = errors.New("the program found no cell")
 	}
@@ -282,6 +289,67 @@ func TestValueSumsShards(t *testing.T) {
 	}
 	if got := s.Value(slot, offsetEvents); got != want[0]+want[1] {
 		t.Errorf("%d events, want %d", got, want[0]+want[1])
+	}
+}
+
+// TestSlotCache counts more keys than a cache has entries, some of which share one, then retires some of them.
+func TestSlotCache(t *testing.T) {
+	const keys = 200
+	s := newSample(t, 2*keys+1, 2)
+	count := func(first, n uint64) {
+		t.Helper()
+		onEachCPU(t, false, func(int) error { return s.runProgram("count_cached", first, n, 3) })
+	}
+	events := func(slots []uint32) map[uint64]uint64 {
+		all := make(map[uint64]uint64)
+		for _, slot := range slots {
+			all[s.number(slot)] += s.Value(slot, offsetEvents)
+		}
+		return all
+	}
+	first, rounds := rand.Uint64(), uint64(2+rand.IntN(5))
+	t.Logf("%d rounds from key %d on", rounds, first)
+	for range rounds {
+		count(first, keys)
+	}
+	cpus := uint64(onEachCPU(t, false, func(int) error { return nil }))
+	slots := s.fresh()
+	got := events(slots)
+	for key := first; key != first+keys; key++ {
+		if got[key] != rounds*cpus {
+			t.Errorf("key %d: %d events, want %d", key, got[key], rounds*cpus)
+		}
+	}
+	if len(got) != keys {
+		t.Errorf("%d keys, want %d", len(got), keys)
+	}
+
+	// The last is remembered until the epoch changes.
+	last := slots[slices.IndexFunc(slots, func(slot uint32) bool { return s.number(slot) == first+keys-1 })]
+	s.must(s.Unpublish(last))
+	count(first+keys-1, 1)
+	if n := s.Value(last, offsetEvents); n != (rounds+1)*cpus {
+		t.Errorf("the key that was met last has %d events, want %d: it is not remembered", n, (rounds+1)*cpus)
+	}
+	s.must(s.coll.Variables["policy"].Set(samplePolicy{Epoch: 1}))
+	count(first+keys-1, 1)
+	if n := s.Value(last, offsetEvents); n != (rounds+1)*cpus {
+		t.Errorf("the slot of a past epoch has %d events, want %d", n, (rounds+1)*cpus)
+	}
+	if fresh := s.fresh(); len(fresh) != 1 || s.Value(fresh[0], offsetEvents) != cpus {
+		t.Errorf("the key has the slots %v in the new epoch, want one with %d events", fresh, cpus)
+	}
+
+	// The overflow slot is not remembered: what has none gets one when there is room.
+	full := newSample(t, 2, 1)
+	onEachCPU(t, false, func(int) error { return full.runProgram("count_cached", 0, 2, 1) })
+	full.retire(full.fresh())
+	onEachCPU(t, false, func(int) error { return full.runProgram("count_cached", 1, 1, 1) })
+	if n := full.Value(Overflow, offsetEvents); n != cpus {
+		t.Errorf("%d events in the overflow series, want %d", n, cpus)
+	}
+	if fresh := full.fresh(); len(fresh) != 1 || full.number(fresh[0]) != 1 {
+		t.Errorf("the key that there was no room for has the slots %v, want one", fresh)
 	}
 }
 
