@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"net"
 	"sync"
+	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
@@ -25,6 +26,9 @@ type Receiver struct {
 	serving sync.WaitGroup
 }
 
+// connectionTimeout is how long a connection may take to begin. Close waits for it, and 120 s without it.
+const connectionTimeout = time.Second
+
 // tokenHeader is where a request shows that it comes from who started the receiver.
 const tokenHeader = "sidecar-token"
 
@@ -38,16 +42,17 @@ func Listen(take func(*collector.ExportMetricsServiceRequest)) (*Receiver, error
 	r := &Receiver{
 		URL:     "http://" + listener.Addr().String(),
 		Headers: map[string]string{tokenHeader: token},
-		server:  grpc.NewServer(),
+		server:  grpc.NewServer(grpc.ConnectionTimeout(connectionTimeout), grpc.WaitForHandlers(true)),
 	}
 	collector.RegisterMetricsServiceServer(r.server, &service{token: token, take: take})
 	r.serving.Go(func() { _ = r.server.Serve(listener) }) // until Close
 	return r, nil
 }
 
-// Close ends it, and waits for the request that is being taken.
+// Close ends it, and waits for the request that is being taken. It does not wait for what other users' programs have
+// begun to send, which may never end.
 func (r *Receiver) Close() {
-	r.server.GracefulStop()
+	r.server.Stop()
 	r.serving.Wait()
 }
 

@@ -1,7 +1,9 @@
 package receiver
 
 import (
+	"net"
 	"testing"
+	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	"google.golang.org/grpc"
@@ -35,5 +37,35 @@ func TestToken(t *testing.T) {
 	}
 	if code := send(r.Headers); code != codes.OK || taken != 1 {
 		t.Errorf("with the token: %v, %d taken", code, taken)
+	}
+}
+
+// TestClose has connections that say nothing, or do not end their request: closing waits for none of them.
+func TestClose(t *testing.T) {
+	r, err := Listen(func(*collector.ExportMetricsServiceRequest) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := r.URL[len("http://"):]
+	silent, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	_, err = connection.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, "/"+collector.MetricsService_ServiceDesc.ServiceName+"/Export", grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() { r.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for connections of others")
 	}
 }
