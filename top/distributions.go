@@ -165,7 +165,7 @@ func newHeatMap(frames []past, selected selection, all *readings.Histogram, widt
 func (m *heatMap) lines(s style, unit string, bars int) []string {
 	hottest := 0.0
 	for _, c := range m.columns {
-		for _, n := range c.Counts {
+		for _, n := range append(c.Counts, c.Zero) {
 			hottest = max(hottest, readings.PerSecond(float64(n), c.length))
 		}
 	}

@@ -68,6 +68,17 @@ func TestFits(t *testing.T) {
 	check()
 }
 
+// TestZeros draws a distribution of nothing but zeros, in some of the frames.
+func TestZeros(t *testing.T) {
+	metric := &readings.Metric{Kind: readings.Distribution, Unit: "s"}
+	none := change{&readings.Series{Metric: metric}, readings.Value{Number: 1, Histogram: &readings.Histogram{Zero: 1}}}
+	frames := []past{{number: 0, length: 1, added: []change{none}}, {number: 1, length: 1}}
+	m := newHeatMap(frames, everything, distribution(frames, everything), 4, 4)
+	if lines := m.lines(newStyle(true, 0), "s", 2); ansi.Strip(lines[0]) != "      0   █  ██ p99.9" {
+		t.Errorf("%q", lines)
+	}
+}
+
 // TestHistory checks that it is bounded, in frames and in memory.
 func TestHistory(t *testing.T) {
 	var h history
