@@ -55,16 +55,6 @@ func (h *history) add(f *readings.Frame) {
 	}
 }
 
-// until are the frames before a number, the oldest first.
-func (h *history) until(end uint64) []past {
-	for i, p := range h.frames {
-		if p.number >= end {
-			return h.frames[:i]
-		}
-	}
-	return h.frames
-}
-
 // selection says which series are looked at.
 type selection func(*readings.Series) bool
 

@@ -56,8 +56,8 @@ type model struct {
 
 	history history
 	latest  *readings.Frame
-	shown   uint64 // the number of the frame after the one that is shown
-	frame   *readings.Frame
+	frame   *readings.Frame // that is shown
+	past    []past          // up to it
 	paused  bool
 
 	pages  []page
@@ -111,8 +111,8 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-// show shows the latest frame.
-func (m *model) show() { m.frame, m.shown = m.latest, m.history.next }
+// show shows the latest frame. It keeps the frames before it, which the history does not while the screen is paused.
+func (m *model) show() { m.frame, m.past = m.latest, slices.Clone(m.history.frames) }
 
 // current is the page on top.
 func (m *model) current() page {
@@ -184,7 +184,7 @@ func (m *model) edit(msg tea.Msg) (command tea.Cmd) {
 
 func (m *model) data() *data {
 	return &data{
-		style: newStyle(m.dark, m.profile), frame: m.frame, past: m.history.until(m.shown),
+		style: newStyle(m.dark, m.profile), frame: m.frame, past: m.past,
 		filter: strings.ToLower(m.filter.Value()), messages: m.Messages(),
 	}
 }
