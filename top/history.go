@@ -60,19 +60,28 @@ type selection func(*readings.Series) bool
 
 func everything(*readings.Series) bool { return true }
 
-// rates are how much was added a second to all selected series together, in each frame.
-func rates(frames []past, selected selection) []float64 {
-	rates := make([]float64, len(frames))
+// curves are how much was added a second in each of the latest frames, a curve for every key that of has for some series.
+func curves[K comparable](frames []past, latest int, of func(*readings.Series) (K, bool)) func(K) []float64 {
+	frames = frames[max(0, len(frames)-latest):]
+	all := make(map[K][]float64)
 	for i, p := range frames {
-		n := 0.0
 		for _, c := range p.added {
-			if selected(c.series) {
-				n += c.Number
+			key, ok := of(c.series)
+			if !ok {
+				continue
 			}
+			if all[key] == nil {
+				all[key] = make([]float64, len(frames))
+			}
+			all[key][i] += readings.PerSecond(c.Number, p.length)
 		}
-		rates[i] = readings.PerSecond(n, p.length)
 	}
-	return rates
+	return func(key K) []float64 {
+		if curve := all[key]; curve != nil {
+			return curve
+		}
+		return make([]float64, len(frames))
+	}
 }
 
 // distribution is that of all values added to the selected series.

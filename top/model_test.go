@@ -2,8 +2,10 @@ package top
 
 import (
 	"math"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	tea "charm.land/bubbletea/v2"
@@ -88,6 +90,27 @@ func TestLongPause(t *testing.T) {
 	press('p')
 	if after := strings.Join(m.lines(), "\n"); !strings.Contains(after, "5m0s") {
 		t.Errorf("after the pause it is\n%s", after)
+	}
+}
+
+// TestManySeries draws a workload of so many executables as a table has room for, which takes no longer than a frame does.
+func TestManySeries(t *testing.T) {
+	m := newModel(Options{Messages: testMessages})
+	metric := &readings.Metric{Scope: "probes/process", Name: "linux.process.executions"}
+	frame := &readings.Frame{Length: time.Second}
+	for i := range 4000 {
+		series := &readings.Series{Metric: metric, Attributes: []readings.Attribute{{Key: "process.executable.name", Value: strconv.Itoa(i)}}}
+		frame.Readings = append(frame.Readings, readings.Reading{Series: series, Added: readings.Value{Number: 1}})
+	}
+	for range maxFrames {
+		m.Update(frameMsg{frame})
+	}
+	m.Update(tea.KeyPressMsg{Code: '2', Text: "2"})
+	m.Update(tea.KeyPressMsg{Code: tea.KeyEnter})
+	begin := time.Now()
+	lines := strings.Join(m.lines(), "\n")
+	if took := time.Since(begin); took > 3*time.Second || !strings.Contains(lines, "process.executions") {
+		t.Errorf("%v for\n%s", took, lines)
 	}
 }
 

@@ -29,16 +29,16 @@ func (o *overview) draw(d *data, width, height int) []string {
 	selected := o.settle(len(probes), func(i int) string { return probes[i].name })
 	sparkWidth := max(8, min(maxFrames, width-72))
 	t := table{header: [][]string{{"PROBE", "EVENTS", "RATE", "", "AN EVENT", "CPU"}}, selected: selected, curve: 3}
+	curve := curves(d.past, sparkWidth, func(s *readings.Series) (string, bool) {
+		return readings.Printable(s.Attribute("sidecar.probe.name")), s.Name == "sidecar.probe.events"
+	})
 	for _, p := range probes {
-		curve := rates(d.past, func(s *readings.Series) bool {
-			return s.Name == "sidecar.probe.events" && s.Attribute("sidecar.probe.name") == p.name
-		})
 		cost := "-"
 		if p.total > 0 {
 			cost = percent(p.cpu)
 		}
 		t.rows = append(t.rows, []string{p.title(), readings.Format("", p.events), readings.FormatRate("", p.rate),
-			spark(curve, sparkWidth), readings.Format("s", p.perEvent()), cost})
+			spark(curve(p.name), sparkWidth), readings.Format("s", p.perEvent()), cost})
 	}
 	lines := t.lines(width, max(2, min(len(t.rows)+1, height/2)), d.style)
 	if selected < 0 {
@@ -56,9 +56,9 @@ func (o *overview) draw(d *data, width, height int) []string {
 // metricTable is a line a selected metric, all workloads together.
 func (d *data) metricTable(selected selection, sparkWidth int) *table {
 	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1, curve: 3}
+	curve := curves(d.past, sparkWidth, func(s *readings.Series) (*readings.Metric, bool) { return s.Metric, selected(s) })
 	for _, m := range d.metrics(selected) {
-		curve := rates(d.past, func(s *readings.Series) bool { return s.Metric == m.Metric })
-		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve, sparkWidth),
+		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve(m.Metric), sparkWidth),
 			m.quantile(0.5), m.quantile(0.99)})
 	}
 	return t

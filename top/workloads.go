@@ -202,12 +202,16 @@ func (w *detail) draw(d *data, width, height int) []string {
 	}
 	sparkWidth := max(8, min(maxFrames, width-80))
 	t := table{header: [][]string{{"SERIES", "METRIC", "TOTAL", "RATE", "p50", "p99", ""}}, left: map[int]bool{1: true}, selected: w.settle(rows), curve: 6}
+	shown := make(map[*readings.Series]bool, len(rows))
+	for _, r := range rows {
+		shown[r.Series] = true
+	}
+	curve := curves(d.past, sparkWidth, func(s *readings.Series) (*readings.Series, bool) { return s, shown[s] })
 	for _, r := range rows {
 		s := new(sum)
 		s.add(r)
-		curve := rates(d.past, func(other *readings.Series) bool { return other == r.Series })
 		t.rows = append(t.rows, []string{values(others(r.Series)), shortName(r.Metric), d.total(s), d.rate(s),
-			s.quantile(0.5), s.quantile(0.99), spark(curve, sparkWidth)})
+			s.quantile(0.5), s.quantile(0.99), spark(curve(r.Series), sparkWidth)})
 	}
 	return append(lines, t.lines(width, height-len(lines), d.style)...)
 }
