@@ -93,6 +93,29 @@ func TestLongPause(t *testing.T) {
 	}
 }
 
+// TestSortedBy checks that workloads stay sorted by the same metric when another one comes before it.
+func TestSortedBy(t *testing.T) {
+	frame := func(metrics ...string) *readings.Frame {
+		f := &readings.Frame{Length: 1}
+		for _, name := range metrics {
+			m := &readings.Metric{Scope: "probes/x", Name: name}
+			f.Readings = append(f.Readings, readings.Reading{Series: &readings.Series{Metric: m}})
+		}
+		return f
+	}
+	w := new(workloads)
+	w.press("right", &data{frame: frame("b", "c")})
+	for _, test := range []struct {
+		metrics []string
+		want    int
+	}{{[]string{"b", "c"}, 1}, {[]string{"a", "b", "c"}, 2}, {[]string{"a", "b"}, 0}, {[]string{"c"}, 0}} {
+		_, metrics := w.visible(&data{frame: frame(test.metrics...)})
+		if got := w.column(metrics); got != test.want {
+			t.Errorf("of %v it is sorted by that in %d, want %d", test.metrics, got, test.want)
+		}
+	}
+}
+
 // TestManySeries draws a workload of so many executables as a table has room for, which takes no longer than a frame does.
 func TestManySeries(t *testing.T) {
 	m := newModel(Options{Messages: testMessages})

@@ -15,8 +15,8 @@ import (
 // workloads is a line a workload with all metrics.
 type workloads struct {
 	cursor
-	column int  // of the metric that it is sorted by
-	totals bool // since the start, instead of now
+	metric string // the name of the one that it is sorted by; the first one, unless that was changed
+	totals bool   // since the start, instead of now
 }
 
 func (*workloads) name() string { return "Workloads" }
@@ -34,7 +34,7 @@ func (w *workloads) rows(d *data, selected selection) (rows []*workloadRow, metr
 	for _, m := range d.metrics(selected) {
 		metrics = append(metrics, m.Metric)
 	}
-	w.column = max(0, min(w.column, len(metrics)-1))
+	by := w.column(metrics)
 	byWorkload := make(map[workload]*workloadRow)
 	for i := range d.frame.Readings {
 		r := &d.frame.Readings[i]
@@ -55,10 +55,15 @@ func (w *workloads) rows(d *data, selected selection) (rows []*workloadRow, metr
 		row.sums[column].add(r)
 	}
 	slices.SortFunc(rows, func(a, b *workloadRow) int {
-		return cmp.Or(cmp.Compare(w.value(b.sums[w.column]), w.value(a.sums[w.column])),
+		return cmp.Or(cmp.Compare(w.value(b.sums[by]), w.value(a.sums[by])),
 			cmp.Compare(a.name(), b.name()), cmp.Compare(a.key(), b.key()))
 	})
 	return rows, metrics
+}
+
+// column is that of the metric that it is sorted by. Metrics that come later move it.
+func (w *workloads) column(metrics []*readings.Metric) int {
+	return max(0, slices.IndexFunc(metrics, func(m *readings.Metric) bool { return m.Name == w.metric }))
 }
 
 // visible are the rows that the filter lets through, of all metrics.
@@ -88,10 +93,14 @@ func (w *workloads) value(s *sum) float64 {
 
 func (w *workloads) press(key string, d *data) page {
 	switch key {
-	case "left", "h":
-		w.column--
-	case "right", "l":
-		w.column++
+	case "left", "h", "right", "l":
+		step := 1
+		if key == "left" || key == "h" {
+			step = -1
+		}
+		if _, metrics := w.visible(d); len(metrics) > 0 {
+			w.metric = metrics[max(0, min(w.column(metrics)+step, len(metrics)-1))].Name
+		}
 	case "t":
 		w.totals = !w.totals
 	case "enter":
@@ -115,7 +124,7 @@ func (w *workloads) draw(d *data, width, height int) []string {
 		return append(lines, d.nothing("workload"))
 	}
 	t := w.table(d, rows, metrics)
-	t.marked, t.selected = w.column+1, w.settle(rows)
+	t.marked, t.selected = w.column(metrics)+1, w.settle(rows)
 	return append(lines, t.lines(width, height-1, d.style)...)
 }
 
