@@ -3,8 +3,10 @@ package top
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"charm.land/bubbles/v2/key"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/ebpf-sidecar/sidecar/readings"
 )
@@ -49,16 +51,18 @@ func (*itself) draw(d *data, width, height int) []string {
 	lines = append(lines, use.lines(narrow, len(use.rows)+1, d.style)...)
 	lines = append(append(lines, ""), d.export()...)
 	if len(d.messages) > 0 {
-		lines = append(append(lines, "", d.bold.Render("Messages")), d.warnings()...)
+		lines = append(append(lines, "", d.bold.Render("Messages")), d.warnings(width)...)
 	}
 	return lines[:min(len(lines), height)]
 }
 
-// warnings are the messages, the latest first.
-func (d *data) warnings() []string {
+// warnings are the messages, the latest first, on as many lines as they need.
+func (d *data) warnings(width int) []string {
 	var lines []string
 	for _, m := range slices.Backward(d.messages) {
-		lines = append(lines, d.warning.Render(readings.Escape(m)))
+		for line := range strings.SplitSeq(ansi.Wrap(readings.Escape(m), width, ""), "\n") {
+			lines = append(lines, d.warning.Render(line))
+		}
 	}
 	return lines
 }

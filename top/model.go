@@ -209,7 +209,7 @@ func (m *model) lines() []string {
 	case m.help:
 		lines = m.helpLines(d)
 	case m.frame == nil:
-		lines = append([]string{d.dim.Render("Waiting for the first values.")}, d.warnings()...)
+		lines = append([]string{d.dim.Render("Waiting for the first values.")}, d.warnings(m.width)...)
 	default:
 		lines = m.current().draw(d, m.width, body)
 	}
@@ -235,18 +235,21 @@ func (m *model) title(d *data) string {
 		}
 		left += name
 	}
-	right := ""
-	if m.frame != nil {
-		right = m.frame.Time.Format(time.TimeOnly) + d.dim.Render(" every "+m.Interval.String())
-	}
+	var parts []string // the most important first
 	if m.paused {
-		right = d.warning.Render("paused") + " " + right
+		parts = append(parts, d.warning.Render("paused"))
+		left = ansi.Truncate(left, max(0, m.width-len(" paused")), "")
 	}
-	space := m.width - ansi.StringWidth(left) - ansi.StringWidth(right)
-	if space < 1 {
-		return left
+	if m.frame != nil {
+		parts = append(parts, m.frame.Time.Format(time.TimeOnly), d.dim.Render("every "+m.Interval.String()))
 	}
-	return left + strings.Repeat(" ", space) + right
+	for ; len(parts) > 0; parts = parts[:len(parts)-1] {
+		right := strings.Join(parts, " ")
+		if space := m.width - ansi.StringWidth(left) - ansi.StringWidth(right); space > 0 {
+			return left + strings.Repeat(" ", space) + right
+		}
+	}
+	return left
 }
 
 // footer is the line at the bottom: the filter, and the keys that there is room for.
@@ -278,7 +281,7 @@ func (m *model) helpLines(d *data) []string {
 	}{
 		{pageKey, "overview, workloads, distributions, the sidecar itself"},
 		{nextKey, "shift+tab: the view before"},
-		{moveKey, "a row, or whose distribution; also k j, page up and down, home, end"},
+		{moveKey, "a row, or whose distribution; also k j, pgup pgdn home end"},
 		{sortKey, "a metric; or which one's distribution; also h l"},
 		{totalsKey, "since the start, or rates now"},
 		{openKey, "a workload's series; the distribution of one of those"},

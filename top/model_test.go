@@ -148,6 +148,40 @@ func TestZeros(t *testing.T) {
 	}
 }
 
+// TestNarrow checks that nothing that tells what to do or what went wrong is cut in 80 columns, and that the title of a paused
+// screen says so in any.
+func TestNarrow(t *testing.T) {
+	const message = `time=2026-01-02T15:04:05.678Z level=WARN msg="probe not running" probe=block state=failed error="load: what went wrong"`
+	m := newModel(Options{Interval: 100 * time.Millisecond, Messages: func() []string { return []string{message} }})
+	text := func() string { return ansi.Strip(strings.Join(m.lines(), "\n")) }
+	if !strings.Contains(text(), `what went wrong"`) {
+		t.Errorf("the message is cut before the first frame:\n%s", text())
+	}
+	m.Update(frameMsg{testFrames(1)[0]})
+	m.Update(tea.KeyPressMsg{Code: '4', Text: "4"})
+	if !strings.Contains(text(), `what went wrong"`) {
+		t.Errorf("the message is cut:\n%s", text())
+	}
+	for _, line := range m.helpLines(m.data()) {
+		if ansi.StringWidth(line) > m.width {
+			t.Errorf("a line of the help is cut: %s", line)
+		}
+	}
+	for _, p := range append(m.pages, new(detail)) {
+		m.opened = []page{p}
+		if line := m.footer(m.data()); ansi.StringWidth(line) > m.width {
+			t.Errorf("keys are cut: %s", line)
+		}
+	}
+	m.Update(tea.KeyPressMsg{Code: 'p', Text: "p"})
+	for width := 7; width < 100; width++ {
+		m.Update(tea.WindowSizeMsg{Width: width, Height: 24})
+		if line, _, _ := strings.Cut(text(), "\n"); !strings.Contains(line, "paused") {
+			t.Errorf("in %d columns the title is %q", width, line)
+		}
+	}
+}
+
 // TestHistory checks that it is bounded, in frames and in memory.
 func TestHistory(t *testing.T) {
 	var h history
