@@ -72,9 +72,12 @@ func (t *Terminal) PID() string {
 	return strings.TrimSpace(t.tmux("display-message", "-p", "#{pane_pid}"))
 }
 
-// Ended tells whether the command has ended, and with which exit code.
+// Ended tells whether the command has ended, and with which exit code or signal.
 func (t *Terminal) Ended() (code string, ended bool) {
 	t.t.Helper()
-	state, code, _ := strings.Cut(strings.TrimSpace(t.tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}")), " ")
-	return code, state == "1"
+	state, code, _ := strings.Cut(strings.TrimSpace(t.tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}#{pane_dead_signal}")), " ")
+	if state == "1" && code == "" {
+		t.tmux("run-shell", "true") // tmux may miss that a child ends; with the next one it finds both
+	}
+	return code, state == "1" && code != ""
 }
