@@ -75,7 +75,8 @@ func TestTopJSON(t *testing.T) {
 	n := 20 + rand.IntN(80)
 	t.Logf("%d executions", n)
 	command := exec.Command(sidecarBinary, "top", "--interval", "200ms", "--output", "json")
-	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=none", "OTEL_EXPORTER_OTLP_ENDPOINT=http://192.0.2.1:4317") // of no effect
+	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=none", "OTEL_EXPORTER_OTLP_ENDPOINT=http://192.0.2.1:4317",
+		"OTEL_METRIC_EXPORT_TIMEOUT=1") // of no effect
 	top := start(t, command)
 	eventually(t, "a first line is printed", func() bool { return len(topReadings(t, top.output.String())) > 0 })
 	group, id := container(t)
@@ -146,6 +147,20 @@ func TestTopOnce(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestTopOnceInterval prints a reading of a whole interval.
+func TestTopOnceInterval(t *testing.T) {
+	for _, seconds := range []float64{0.3, 1.5, 2.5} {
+		command := exec.Command(sidecarBinary, "top", "--once", "--output", "json", "--interval", fmt.Sprintf("%vs", seconds))
+		output, err := command.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := topReadings(t, string(output)); len(all) != 1 || math.Abs(all[0].Seconds-seconds) > 0.25 {
+			t.Errorf("with an interval of %v s, %d readings: %s", seconds, len(all), output[:min(len(output), 200)])
+		}
 	}
 }
 

@@ -20,6 +20,9 @@ type Options struct {
 	Instruments []Instrument
 
 	Interval time.Duration // between exports; 0 means 60 s
+	// FirstExport is when the first export begins; 0 means after 1 s, whatever the interval: who starts the sidecar wants to
+	// see whether it works.
+	FirstExport time.Duration
 	// ExportTimeout bounds one cycle, all its requests together (OTEL_METRIC_EXPORT_TIMEOUT); 0 means 30 s.
 	ExportTimeout time.Duration
 
@@ -74,6 +77,7 @@ type Console struct {
 }
 
 const (
+	defaultFirstExport    = time.Second
 	defaultInterval       = 60 * time.Second // the OTel specification's, as the next two
 	defaultExportTimeout  = 30 * time.Second
 	defaultRequestTimeout = 10 * time.Second
@@ -83,6 +87,9 @@ const (
 func (o Options) withDefaults() (Options, error) {
 	if o.Interval == 0 {
 		o.Interval = defaultInterval
+	}
+	if o.FirstExport == 0 {
+		o.FirstExport = defaultFirstExport
 	}
 	if o.ExportTimeout == 0 {
 		o.ExportTimeout = defaultExportTimeout

@@ -19,10 +19,6 @@ import (
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
 
-// firstExport is when the first export begins, whatever the interval: who starts the sidecar wants to see whether it
-// works.
-const firstExport = time.Second
-
 // ErrNotEnded is Shutdown's error when the export goes on after its deadline. The Source is still in use then.
 var ErrNotEnded = errors.New("the export has not ended")
 
@@ -93,7 +89,7 @@ func newPipeline(ctx context.Context, o Options, log *errorLog, source Source, e
 		return nil, errors.Join(err, p.provider.Shutdown(ctx))
 	}
 	c.ready.Store(true)
-	p.exportFirst()
+	p.exportFirst(o)
 	return p, nil
 }
 
@@ -130,13 +126,16 @@ func (p *Pipeline) register(o Options, c *collector) error {
 	return nil
 }
 
-// exportFirst exports once, soon.
-func (p *Pipeline) exportFirst() {
+// exportFirst exports once, unless the first interval has ended by then.
+func (p *Pipeline) exportFirst(o Options) {
 	var ctx context.Context
 	ctx, p.cancel = context.WithCancel(context.Background())
+	if o.FirstExport >= o.Interval {
+		return
+	}
 	p.first.Go(func() {
 		select {
-		case <-time.After(firstExport):
+		case <-time.After(o.FirstExport):
 			_ = p.Flush(ctx) // logged by delivery
 		case <-ctx.Done():
 		}

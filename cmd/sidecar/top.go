@@ -101,7 +101,9 @@ func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, s
 	framed := &framedSource{source: set, store: store, least: options.interval / 2, last: begin, frames: make(chan *readings.Frame, 1)}
 
 	export := telemetryOptions(c, io.Discard, logger)
-	export.Interval, export.ExplicitBuckets, export.Console = options.interval, false, nil
+	// What the configuration says of exports is for a receiver elsewhere.
+	export.Interval, export.FirstExport, export.ExportTimeout = options.interval, options.interval, 0
+	export.ExplicitBuckets, export.Console = false, nil
 	export.OTLP = &telemetry.OTLP{Endpoint: loopback.URL, Headers: loopback.Headers}
 	return exportWhile(ctx, framed, export, func() error {
 		if draws {
@@ -133,7 +135,7 @@ func printFrames(ctx context.Context, frames <-chan *readings.Frame, stdout io.W
 type framedSource struct {
 	source
 	store  *readings.Store
-	least  time.Duration // between two frames: the first export is not in step with the others
+	least  time.Duration // between two frames: after a cycle that was late the next one comes soon
 	last   time.Time     // of the frame before, or when the counting began
 	frames chan *readings.Frame
 }
