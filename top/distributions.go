@@ -43,7 +43,7 @@ func (v *distributions) choices(d *data) (metrics []*readings.Metric, who []work
 		}
 	}
 	for w := range counts {
-		if d.matches(w.name() + " " + w.key()) {
+		if d.matches(w.text()) {
 			who = append(who, w)
 		}
 	}

@@ -116,6 +116,25 @@ func TestSortedBy(t *testing.T) {
 	}
 }
 
+// TestFilter checks which workloads a filter lets through.
+func TestFilter(t *testing.T) {
+	all := []workload{{}, {overflow: "true"}, {container: "0123456789abcdef"}, {unit: "nginx.service"}, {pod: "uid"}, {cgroup: "/x"}}
+	for filter, want := range map[string]string{
+		"container": "container 0123456789ab", "89abcdef": "container 0123456789ab", "unit": "nginx.service", "pod": "pod uid",
+		"host": "(host)", "over": "(overflow)", "cgroup": "/x",
+	} {
+		var names []string
+		for _, w := range all {
+			if d := (&data{filter: filter}); d.matches(w.text()) {
+				names = append(names, w.name())
+			}
+		}
+		if got := strings.Join(names, ", "); got != want {
+			t.Errorf("%s lets through %s, want %s", filter, got, want)
+		}
+	}
+}
+
 // TestManySeries draws a workload of so many executables as a table has room for, which takes no longer than a frame does.
 func TestManySeries(t *testing.T) {
 	m := newModel(Options{Messages: testMessages})

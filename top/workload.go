@@ -97,6 +97,14 @@ func (w workload) describe() []string {
 	return lines
 }
 
+// text is what a filter is looked for in: the explanations of describe are not.
+func (w workload) text() string {
+	if w.overflow != "" || w == (workload{}) {
+		return w.name()
+	}
+	return w.name() + " " + w.key()
+}
+
 // key tells it from all others.
 func (w workload) key() string { return strings.Join(w.describe(), "\n") }
 

@@ -69,7 +69,7 @@ func (w *workloads) column(metrics []*readings.Metric) int {
 // visible are the rows that the filter lets through, of all metrics.
 func (w *workloads) visible(d *data) ([]*workloadRow, []*readings.Metric) {
 	rows, metrics := w.rows(d, everything)
-	return slices.DeleteFunc(rows, func(row *workloadRow) bool { return !d.matches(row.name() + " " + row.key()) }), metrics
+	return slices.DeleteFunc(rows, func(row *workloadRow) bool { return !d.matches(row.text()) }), metrics
 }
 
 func (w *workloads) settle(rows []*workloadRow) int {
