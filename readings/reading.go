@@ -52,6 +52,17 @@ type Value struct {
 	Histogram *Histogram // of a distribution
 }
 
+// Add adds what other has, and keeps nothing of it.
+func (v *Value) Add(other Value) {
+	v.Number += other.Number
+	if other.Histogram != nil {
+		if v.Histogram == nil {
+			v.Histogram = new(Histogram)
+		}
+		v.Histogram.Add(other.Histogram)
+	}
+}
+
 // less is what v has more than other, which was before.
 func (v Value) less(other Value) Value {
 	v.Number -= other.Number

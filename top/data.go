@@ -16,6 +16,7 @@ type data struct {
 	style
 	frame    *readings.Frame // nil before the first
 	past     []past          // up to frame
+	totals   totals          // up to frame
 	filter   string          // lower case
 	messages []string
 }
@@ -44,18 +45,30 @@ type sum struct {
 
 func (s *sum) add(r *readings.Reading) {
 	s.Metric = r.Metric
-	for _, v := range []struct {
-		to   *readings.Value
-		from readings.Value
-	}{{&s.total, r.Total}, {&s.added, r.Added}} {
-		v.to.Number += v.from.Number
-		if v.from.Histogram != nil {
-			if v.to.Histogram == nil {
-				v.to.Histogram = new(readings.Histogram)
-			}
-			v.to.Histogram.Add(v.from.Histogram)
+	s.total.Add(r.Total)
+	s.added.Add(r.Added)
+}
+
+// totals are what was added to each metric since the start, to series that are gone since, too.
+type totals map[*readings.Metric]*readings.Value
+
+func (t totals) add(f *readings.Frame) {
+	for i := range f.Readings {
+		r := &f.Readings[i]
+		if t[r.Metric] == nil {
+			t[r.Metric] = new(readings.Value)
 		}
+		t[r.Metric].Add(r.Added)
 	}
+}
+
+func (t totals) clone() totals {
+	clone := make(totals, len(t))
+	for m, v := range t {
+		clone[m] = new(readings.Value)
+		clone[m].Add(*v)
+	}
+	return clone
 }
 
 // quantile is that of all values, NaN if there is none.

@@ -55,9 +55,11 @@ type model struct {
 	profile       colorprofile.Profile
 
 	history history
+	counted totals
 	latest  *readings.Frame
 	frame   *readings.Frame // that is shown
 	past    []past          // up to it
+	totals  totals          // up to it
 	paused  bool
 
 	pages  []page
@@ -68,7 +70,7 @@ type model struct {
 }
 
 func newModel(o Options) *model {
-	m := &model{Options: o, width: 80, height: 24, dark: true, filter: textinput.New(),
+	m := &model{Options: o, width: 80, height: 24, dark: true, counted: make(totals), filter: textinput.New(),
 		pages: []page{&overview{}, &workloads{}, &distributions{}, &itself{}}}
 	m.filter.Prompt = "/"
 	m.filter.SetVirtualCursor(false)
@@ -98,6 +100,7 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.profile = msg.Profile
 	case frameMsg:
 		m.history.add(msg.Frame)
+		m.counted.add(msg.Frame)
 		m.latest = msg.Frame
 		if !m.paused {
 			m.show()
@@ -111,8 +114,10 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-// show shows the latest frame. It keeps the frames before it, which the history does not while the screen is paused.
-func (m *model) show() { m.frame, m.past = m.latest, slices.Clone(m.history.frames) }
+// show shows the latest frame. What is up to it is kept, as the history moves on while the screen is paused.
+func (m *model) show() {
+	m.frame, m.past, m.totals = m.latest, slices.Clone(m.history.frames), m.counted.clone()
+}
 
 // current is the page on top.
 func (m *model) current() page {
@@ -184,7 +189,7 @@ func (m *model) edit(msg tea.Msg) (command tea.Cmd) {
 
 func (m *model) data() *data {
 	return &data{
-		style: newStyle(m.dark, m.profile), frame: m.frame, past: m.past,
+		style: newStyle(m.dark, m.profile), frame: m.frame, past: m.past, totals: m.totals,
 		filter: strings.ToLower(m.filter.Value()), messages: m.Messages(),
 	}
 }

@@ -135,6 +135,39 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+// TestTotals checks that a metric's total has what series had that are gone, and that a paused one stays.
+func TestTotals(t *testing.T) {
+	begin := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+	store := readings.NewStore(begin)
+	m := newModel(Options{Messages: testMessages})
+	show := func(units ...string) string {
+		for _, unit := range units {
+			p := readings.Point{Start: begin, Value: readings.Value{Number: 500},
+				Attributes: []readings.Attribute{{Key: "systemd.unit", Value: unit}}}
+			store.Add(readings.Metric{Scope: "probes/process", Name: "linux.process.exits"}, p)
+			p.Number, p.Histogram = 5, &readings.Histogram{Scale: 3, Offset: -80, Counts: []uint64{5}}
+			store.Add(readings.Metric{Scope: "probes/process", Name: "linux.process.lifetime", Kind: readings.Distribution}, p)
+		}
+		m.Update(frameMsg{store.Frame(begin.Add(time.Second))})
+		var cells []string
+		for _, row := range m.data().metricTable(everything, 8).rows {
+			cells = append(cells, row[0]+" "+row[1])
+		}
+		return strings.Join(cells, ", ")
+	}
+	for i, want := range []string{
+		"process.exits 1000, process.lifetime 10", "process.exits 1000, process.lifetime 10", "process.exits 1500, process.lifetime 15",
+	} {
+		if got := show([][]string{{"a", "b"}, {"a"}, {"a", "c"}}[i]...); got != want {
+			t.Errorf("frame %d: %s, want %s", i, got, want)
+		}
+	}
+	m.Update(tea.KeyPressMsg{Code: 'p', Text: "p"})
+	if got := show("d"); got != "process.exits 1500, process.lifetime 15" {
+		t.Errorf("while it is paused: %s", got)
+	}
+}
+
 // TestManySeries draws a workload of so many executables as a table has room for, which takes no longer than a frame does.
 func TestManySeries(t *testing.T) {
 	m := newModel(Options{Messages: testMessages})

@@ -53,11 +53,14 @@ func (o *overview) draw(d *data, width, height int) []string {
 	return append(lines, busiest.table(d, rows, metrics).lines(width, height-len(lines), d.style)...)
 }
 
-// metricTable is a line a selected metric, all workloads together.
+// metricTable is a line a selected metric, all workloads together, also those that are gone.
 func (d *data) metricTable(selected selection, sparkWidth int) *table {
 	t := &table{header: [][]string{{"METRIC", "TOTAL", "RATE", "", "p50", "p99"}}, selected: -1, curve: 3}
 	curve := curves(d.past, sparkWidth, func(s *readings.Series) (*readings.Metric, bool) { return s.Metric, selected(s) })
 	for _, m := range d.metrics(selected) {
+		if m.Kind != readings.Level {
+			m.total = *d.totals[m.Metric]
+		}
 		t.rows = append(t.rows, []string{shortName(m.Metric), d.total(m), d.rate(m), spark(curve(m.Metric), sparkWidth),
 			m.quantile(0.5), m.quantile(0.99)})
 	}
