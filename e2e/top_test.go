@@ -204,6 +204,17 @@ func TestTopScreen(t *testing.T) {
 	eventually(t, "it ends with 0", func() bool { code, ended := term.Ended(); return ended && code == "0" })
 }
 
+// TestTopWithoutKeys prints to a terminal that is not where its input comes from.
+func TestTopWithoutKeys(t *testing.T) {
+	term := terminal.New(t, 120, 40, "default", "sh -c 'exec "+sidecarBinary+" top --interval 200ms </dev/null'")
+	eventually(t, "a reading is printed", func() bool { return strings.Contains(term.Screen(), "sidecar.series.limit") })
+	term.Press("C-c")
+	eventually(t, "it ends", func() bool { _, ended := term.Ended(); return ended })
+	if code, _ := term.Ended(); code != "0" {
+		t.Errorf("it ended with %s:\n%s", code, term.Screen())
+	}
+}
+
 // TestTopUnprivileged says at once what is missing.
 func TestTopUnprivileged(t *testing.T) {
 	command := exec.Command(sidecarBinary, "top", "--once")

@@ -71,7 +71,7 @@ func topCommand() *cobra.Command {
 
 // runTop measures, and shows it until the user quits, the context ends, or it was shown once.
 func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, stderr io.Writer) error {
-	draws := options.output.chosen == "" && !options.once && isTerminal(stdout) &&
+	draws := options.output.chosen == "" && !options.once && isTerminal(os.Stdin) && isTerminal(stdout) &&
 		!slices.Contains([]string{"", "dumb"}, os.Getenv("TERM"))
 	messages := new(messageLog)
 	logTo := stderr
