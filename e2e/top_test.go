@@ -169,7 +169,7 @@ func TestTopScreen(t *testing.T) {
 	n := 20 + rand.IntN(80)
 	t.Logf("%d executions", n)
 	group, id := container(t)
-	term := terminal.New(t, 120, 40, "default", sidecarBinary+" top --interval 200ms")
+	term := terminal.New(t, 120, 40, "default", "GRPC_GO_LOG_SEVERITY_LEVEL=info "+sidecarBinary+" top --interval 200ms")
 	sees := func(what string, fields ...string) {
 		t.Helper()
 		eventually(t, fmt.Sprintf("the screen has %q", what), func() bool {
@@ -187,6 +187,9 @@ func TestTopScreen(t *testing.T) {
 		})
 	}
 	sees("a probe", "scheduler")
+	if screen := term.Screen(); strings.Contains(screen, "INFO") {
+		t.Errorf("something was written over the screen:\n%s", screen)
+	}
 	runIn(t, group, n, "/bin/true")
 	term.Press("2", "t")
 	sees("the container", "container", id[:12])

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/ebpf-sidecar/sidecar/config"
 	"github.com/ebpf-sidecar/sidecar/internal/receiver"
@@ -77,6 +78,8 @@ func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, s
 	logTo := stderr
 	if draws {
 		logTo = messages
+		// gRPC's own logger would write over the screen.
+		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, messages))
 		defer func() { fmt.Fprint(stderr, messages) }()
 	}
 	logger := newLogger(config.Log{Level: max(c.Log.Level, slog.LevelWarn), Format: c.Log.Format}, logTo)
