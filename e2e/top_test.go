@@ -218,6 +218,27 @@ func TestTopWithoutKeys(t *testing.T) {
 	}
 }
 
+// TestTopHangup ends when the terminal goes, unless nohup(1) says that it should stay.
+func TestTopHangup(t *testing.T) {
+	for _, arguments := range [][]string{{sidecarBinary}, {"nohup", sidecarBinary}} {
+		top := start(t, exec.Command(arguments[0], append(arguments[1:], "top", "--interval", "100ms", "--output", "csv")...))
+		eventually(t, "it prints", func() bool { return top.output.String() != "" })
+		if err := top.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if len(arguments) > 1 {
+			before := len(top.output.String())
+			eventually(t, "it prints on", func() bool { return len(top.output.String()) > before+10_000 })
+			top.stop(t)
+		}
+		select {
+		case <-top.done:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%v: it runs on", arguments)
+		}
+	}
+}
+
 // TestTopUnprivileged says at once what is missing.
 func TestTopUnprivileged(t *testing.T) {
 	command := exec.Command(sidecarBinary, "top", "--once")

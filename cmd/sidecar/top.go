@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
@@ -58,7 +59,11 @@ func topCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := untilSignal(command.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+			signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+			if !signal.Ignored(unix.SIGHUP) { // as nohup(1) has it
+				signals = append(signals, unix.SIGHUP)
+			}
+			ctx, stop := untilSignal(command.Context(), signals...)
 			defer stop()
 			return runTop(ctx, c, options, command.OutOrStdout(), command.ErrOrStderr())
 		},
