@@ -22,7 +22,6 @@ type history struct {
 // past is what is kept of a frame: the series to which something was added.
 type past struct {
 	number uint64
-	time   time.Time
 	length time.Duration
 	added  []change
 	memory int
@@ -34,7 +33,7 @@ type change struct {
 }
 
 func (h *history) add(f *readings.Frame) {
-	p := past{number: h.next, time: f.Time, length: f.Length}
+	p := past{number: h.next, length: f.Length}
 	for i := range f.Readings {
 		r := &f.Readings[i]
 		if r.Added.Number > 0 {

@@ -23,14 +23,16 @@ func (*itself) press(string, *data) page { return nil }
 func (*itself) draw(d *data, width, height int) []string {
 	probes, tables := d.sidecar()
 	cost := table{header: [][]string{{"PROBE", "AN EVENT", "CPU", "EVENTS", "RATE", "MISSED"}}, selected: -1}
-	measured := false
+	measured := true
 	for _, p := range probes {
 		if !d.matches(p.name) {
 			continue
 		}
 		cpu := "-"
 		if p.total > 0 {
-			cpu, measured = percent(p.cpu), true
+			cpu = percent(p.cpu)
+		} else if p.events > 0 {
+			measured = false
 		}
 		cost.rows = append(cost.rows, []string{p.title(), readings.Format("s", p.perEvent()), cpu,
 			readings.Format("", p.events), readings.FormatRate("", p.rate), readings.Format("", p.missed)})
@@ -75,7 +77,7 @@ func (d *data) export() []string {
 		if to := map[string]*sum{
 			"sidecar.collection.duration": &collection, "sidecar.export.duration": &request, "sidecar.export.points": &points,
 			"sidecar.export.unacknowledged.age": &age, "go.memory.used": &memory,
-		}[r.Name]; to != nil {
+		}[r.Name]; to != nil && (to != &points || r.Attribute("error.type") == "") { // the points that arrived
 			to.add(r)
 		}
 	}

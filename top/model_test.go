@@ -234,6 +234,31 @@ func TestNarrow(t *testing.T) {
 	}
 }
 
+// TestItself checks what the sidecar says of itself: no cost is missing where nothing happened, and only points that arrived
+// count.
+func TestItself(t *testing.T) {
+	of := func(name string, number float64, attribute ...string) readings.Reading {
+		s := &readings.Series{Metric: &readings.Metric{Name: name}, Attributes: []readings.Attribute{{Key: attribute[0], Value: attribute[1]}}}
+		return readings.Reading{Series: s, Total: readings.Value{Number: number}}
+	}
+	points := []readings.Reading{of("sidecar.export.points", 7, "", ""), of("sidecar.export.points", 9, "error.type", "timeout")}
+	events := of("sidecar.probe.events", 1, "sidecar.probe.name", "p")
+	for _, test := range []struct {
+		readings []readings.Reading
+		missing  bool
+	}{
+		{points, false},
+		{append(points, of("sidecar.probe.events", 0, "sidecar.probe.name", "p")), false},
+		{append(points, events), true},
+		{append(points, events, of("sidecar.probe.cpu.time", 1e-6, "sidecar.probe.name", "p")), false},
+	} {
+		text := strings.Join(new(itself).draw(&data{frame: &readings.Frame{Readings: test.readings}}, 80, 24), "\n")
+		if strings.Contains(text, "is not measured") != test.missing || !strings.Contains(text, " 7 points") {
+			t.Errorf("%v: it says\n%s", test.readings, text)
+		}
+	}
+}
+
 // TestHistory checks that it is bounded, in frames and in memory.
 func TestHistory(t *testing.T) {
 	var h history

@@ -17,7 +17,7 @@ type Options struct {
 	// Frames are drawn as they come, until the channel is closed. Who sends them is never kept waiting by a slow terminal
 	// for longer than one frame takes.
 	Frames <-chan *readings.Frame
-	// Messages are what went wrong so far, in lines. It is called at every frame.
+	// Messages are what went wrong so far, in lines. It is called whenever the screen is drawn.
 	Messages func() []string
 	// Interval is how far apart the frames are, about; it is shown.
 	Interval time.Duration
