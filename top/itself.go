@@ -12,15 +12,18 @@ import (
 )
 
 // itself is what the sidecar costs, how full its tables are, and what went wrong.
-type itself struct{}
+type itself struct{ cursor } // on the line at the top
 
 func (*itself) name() string { return "Sidecar" }
 
-func (*itself) keys() []key.Binding { return nil }
+func (*itself) keys() []key.Binding { return []key.Binding{scrollKey} }
 
-func (*itself) press(string, *data) page { return nil }
+func (v *itself) press(key string, _ *data) page {
+	v.cursor.press(key)
+	return nil
+}
 
-func (*itself) draw(d *data, width, height int) []string {
+func (v *itself) draw(d *data, width, height int) []string {
 	probes, tables := d.sidecar()
 	cost := table{header: [][]string{{"PROBE", "AN EVENT", "CPU", "EVENTS", "RATE", "MISSED"}}, selected: -1}
 	measured := true
@@ -55,7 +58,8 @@ func (*itself) draw(d *data, width, height int) []string {
 	if len(d.messages) > 0 {
 		lines = append(append(lines, "", d.bold.Render("Messages")), d.warnings(width)...)
 	}
-	return lines[:min(len(lines), height)]
+	v.at = max(0, min(v.at, len(lines)-height))
+	return lines[v.at:min(len(lines), v.at+height)]
 }
 
 // warnings are the messages, the latest first, on as many lines as they need.
@@ -81,11 +85,15 @@ func (d *data) export() []string {
 			to.add(r)
 		}
 	}
+	acknowledged := "all acknowledged"
+	if age.total.Number > 0 {
+		acknowledged = "unacknowledged for " + readings.Format("s", age.total.Number)
+	}
 	return []string{
 		fmt.Sprintf("collection  p50 %s  p99 %s", readings.Format("s", quantile(collection.total, 0.5)), readings.Format("s", quantile(collection.total, 0.99))),
-		fmt.Sprintf("export      p50 %s  p99 %s  %s points, unacknowledged for %s",
+		fmt.Sprintf("export      p50 %s  p99 %s  %s points, %s",
 			readings.Format("s", quantile(request.total, 0.5)), readings.Format("s", quantile(request.total, 0.99)),
-			readings.Format("", points.total.Number), readings.Format("s", age.total.Number)),
+			readings.Format("", points.total.Number), acknowledged),
 		fmt.Sprintf("memory      %s of Go's", readings.Format("By", memory.total.Number)),
 	}
 }

@@ -45,6 +45,7 @@ var (
 	shapeKey    = binding("⏎", "distribution")
 	metricKey   = binding("←→", "metric")
 	workloadKey = binding("↑↓", "workload")
+	scrollKey   = binding("↑↓", "scroll")
 )
 
 // model is the state of the screen.
@@ -245,6 +246,9 @@ func (m *model) title(d *data) string {
 		parts = append(parts, d.warning.Render("paused"))
 		left = ansi.Truncate(left, max(0, m.width-len(" paused")), "")
 	}
+	if len(d.messages) > 0 {
+		parts = append(parts, d.warning.Render("! see 4"))
+	}
 	if m.frame != nil {
 		parts = append(parts, m.frame.Time.Format(time.TimeOnly), d.dim.Render("every "+m.Interval.String()))
 	}
@@ -257,7 +261,7 @@ func (m *model) title(d *data) string {
 	return left
 }
 
-// footer is the line at the bottom: the filter, and the keys that there is room for.
+// footer is the line at the bottom: the filter, and the keys: those of the page as far as there is room for them.
 func (m *model) footer(d *data) string {
 	if m.filter.Focused() {
 		return m.filter.View()
@@ -266,14 +270,22 @@ func (m *model) footer(d *data) string {
 	if m.filter.Value() != "" {
 		line = d.accent.Render("/"+readings.Printable(m.filter.Value())) + "  "
 	}
-	keys := slices.Concat(m.current().keys(), []key.Binding{filterKey, pauseKey, helpKey, quitKey})
-	for i, k := range keys {
-		if i > 0 {
-			line += "  "
+	always := d.keys(filterKey, pauseKey, helpKey, quitKey)
+	for _, k := range m.current().keys() {
+		if next := d.keys(k) + "  "; ansi.StringWidth(line+next+always) <= m.width {
+			line += next
 		}
-		line += d.bold.Render(k.Help().Key) + " " + d.dim.Render(k.Help().Desc)
 	}
-	return line
+	return line + always
+}
+
+// keys writes keys and what they do.
+func (d *data) keys(bindings ...key.Binding) string {
+	var keys []string
+	for _, k := range bindings {
+		keys = append(keys, d.bold.Render(k.Help().Key)+" "+d.dim.Render(k.Help().Desc))
+	}
+	return strings.Join(keys, "  ")
 }
 
 func (m *model) helpLines(d *data) []string {

@@ -159,7 +159,11 @@ func shows(t *testing.T, screen func() string, name string) {
 	t.Helper()
 	want, _ := os.ReadFile(filepath.Join("testdata", name))
 	got := screen()
-	for deadline := time.Now().Add(15 * time.Second); got != string(want) && time.Now().Before(deadline); got = screen() {
+	patience := 15 * time.Second
+	if golden.Updating() {
+		patience = 2 * time.Second
+	}
+	for deadline := time.Now().Add(patience); got != string(want) && time.Now().Before(deadline); got = screen() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	golden.Check(t, name, []byte(got))

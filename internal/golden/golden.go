@@ -10,6 +10,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// Updating tells whether the files are being written anew, so that there is no use in waiting for what they have.
+func Updating() bool { return *update }
+
 // Check compares got with the file of that name in testdata.
 func Check(t *testing.T, name string, got []byte) {
 	t.Helper()
