@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -45,6 +46,9 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	clearEnvironment()
+	if signal.Ignored(syscall.SIGHUP) { // as nohup(1) has it, and what is executed would ignore it too
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	directory, err := os.MkdirTemp("", "sidecar-e2e")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
