@@ -95,7 +95,7 @@ func (d *data) metrics(selected selection) []*sum {
 	return all
 }
 
-// table is how full one of a probe's is.
+// tableUse is how full a table of a probe's is.
 type tableUse struct {
 	probe, name             string
 	series, limit, overflow float64
@@ -118,6 +118,14 @@ func (p *probe) perEvent() float64 {
 	return p.total / p.events
 }
 
+// cost is the part of a CPU that it takes, if that is measured.
+func (p *probe) cost() string {
+	if p.total == 0 {
+		return "-"
+	}
+	return percent(p.cpu)
+}
+
 // title is the name, and the state unless all is well.
 func (p *probe) title() string {
 	if p.state == "attached" {
@@ -126,7 +134,7 @@ func (p *probe) title() string {
 	return p.name + " (" + p.state + ")"
 }
 
-// sidecar is what the sidecar tells of itself.
+// sidecar is what the sidecar tells of itself: of the probes and tables that the filter lets through.
 func (d *data) sidecar() (probes []*probe, tables []*tableUse) {
 	byName, byTable := make(map[string]*probe), make(map[[2]string]*tableUse)
 	for i := range d.frame.Readings {
@@ -166,6 +174,8 @@ func (d *data) sidecar() (probes []*probe, tables []*tableUse) {
 			p.missed += r.Total.Number
 		}
 	}
+	maps.DeleteFunc(byName, func(_ string, p *probe) bool { return !d.matches(p.name) })
+	maps.DeleteFunc(byTable, func(_ [2]string, t *tableUse) bool { return !d.matches(t.probe + " " + t.name) })
 	probes = slices.SortedFunc(maps.Values(byName), func(a, b *probe) int { return cmp.Compare(a.name, b.name) })
 	tables = slices.SortedFunc(maps.Values(byTable), func(a, b *tableUse) int {
 		return cmp.Or(cmp.Compare(a.probe, b.probe), cmp.Compare(a.name, b.name))
@@ -179,4 +189,35 @@ func percent(part float64) string {
 		return "<0.01%"
 	}
 	return readings.Format("", math.Round(part*10000)/100) + "%"
+}
+
+// quantile writes that of all values, nothing for what is no distribution.
+func (s *sum) quantile(q float64) string {
+	if s.Kind != readings.Distribution {
+		return ""
+	}
+	return readings.Format(s.Unit, quantile(s.total, q))
+}
+
+func (d *data) total(s *sum) string {
+	if s.Kind == readings.Distribution {
+		return readings.Format("", s.total.Number)
+	}
+	return readings.Format(s.Unit, s.total.Number)
+}
+
+func (d *data) rate(s *sum) string {
+	unit := s.Unit
+	if s.Kind == readings.Distribution {
+		unit = ""
+	}
+	return readings.FormatRate(unit, readings.PerSecond(s.added.Number, d.frame.Length))
+}
+
+// nothing says that a list is empty, and why.
+func (d *data) nothing(of string) string {
+	if d.filter != "" {
+		return d.dim.Render("No " + of + " has " + readings.Printable(d.filter) + " in its name. Press / to change the filter, esc to clear it.")
+	}
+	return d.dim.Render("No " + of + " yet.")
 }

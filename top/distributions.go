@@ -62,12 +62,10 @@ func (v *distributions) press(key string, d *data) page {
 	if len(metrics) == 0 {
 		return nil
 	}
-	switch step := map[string]int{"left": -1, "h": -1, "right": 1, "l": 1}[key]; step {
-	case -1, 1:
+	if step := map[string]int{"left": -1, "h": -1, "right": 1, "l": 1}[key]; step != 0 {
 		v.metric = metrics[(v.index(metrics)+step+len(metrics))%len(metrics)].Name
 	}
-	switch step := map[string]int{"up": -1, "k": -1, "down": 1, "j": 1}[key]; step {
-	case -1, 1:
+	if step := map[string]int{"up": -1, "k": -1, "down": 1, "j": 1}[key]; step != 0 {
 		at := 0 // all of them
 		if v.who != nil {
 			at = 1 + slices.Index(who, *v.who)

@@ -28,24 +28,14 @@ func (v *itself) draw(d *data, width, height int) []string {
 	cost := table{header: [][]string{{"PROBE", "AN EVENT", "CPU", "EVENTS", "RATE", "MISSED"}}, selected: -1}
 	measured := true
 	for _, p := range probes {
-		if !d.matches(p.name) {
-			continue
-		}
-		cpu := "-"
-		if p.total > 0 {
-			cpu = percent(p.cpu)
-		} else if p.events > 0 {
-			measured = false
-		}
-		cost.rows = append(cost.rows, []string{p.title(), readings.Format("s", p.perEvent()), cpu,
+		measured = measured && (p.total > 0 || p.events == 0)
+		cost.rows = append(cost.rows, []string{p.title(), readings.Format("s", p.perEvent()), p.cost(),
 			readings.Format("", p.events), readings.FormatRate("", p.rate), readings.Format("", p.missed)})
 	}
 	use := table{header: [][]string{{"TABLE", "SERIES", "LIMIT", "OVERFLOW"}}, selected: -1}
 	for _, t := range tables {
-		if d.matches(t.probe + " " + t.name) {
-			use.rows = append(use.rows, []string{t.probe + " " + t.name, readings.Format("", t.series),
-				readings.Format("", t.limit), readings.Format("", t.overflow)})
-		}
+		use.rows = append(use.rows, []string{t.probe + " " + t.name, readings.Format("", t.series),
+			readings.Format("", t.limit), readings.Format("", t.overflow)})
 	}
 	note := "CPU is of one CPU; measuring it is in it."
 	if !measured {

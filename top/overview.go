@@ -19,13 +19,7 @@ func (o *overview) press(key string, _ *data) page {
 }
 
 func (o *overview) draw(d *data, width, height int) []string {
-	all, _ := d.sidecar()
-	var probes []*probe
-	for _, p := range all {
-		if d.matches(p.name) {
-			probes = append(probes, p)
-		}
-	}
+	probes, _ := d.sidecar()
 	selected := o.settle(len(probes), func(i int) string { return probes[i].name })
 	sparkWidth := max(8, min(maxFrames, width-72))
 	t := table{header: [][]string{{"PROBE", "EVENTS", "RATE", "", "AN EVENT", "CPU"}}, selected: selected, curve: 3}
@@ -33,12 +27,8 @@ func (o *overview) draw(d *data, width, height int) []string {
 		return readings.Printable(s.Attribute("sidecar.probe.name")), s.Name == "sidecar.probe.events"
 	})
 	for _, p := range probes {
-		cost := "-"
-		if p.total > 0 {
-			cost = percent(p.cpu)
-		}
 		t.rows = append(t.rows, []string{p.title(), readings.Format("", p.events), readings.FormatRate("", p.rate),
-			spark(curve(p.name), sparkWidth), readings.Format("s", p.perEvent()), cost})
+			spark(curve(p.name), sparkWidth), readings.Format("s", p.perEvent()), p.cost()})
 	}
 	lines := t.lines(width, max(2, min(len(t.rows)+1, height/2)), d.style)
 	if selected < 0 {
@@ -65,35 +55,4 @@ func (d *data) metricTable(selected selection, sparkWidth int) *table {
 			m.quantile(0.5), m.quantile(0.99)})
 	}
 	return t
-}
-
-// quantile writes that of all values, nothing for what is no distribution.
-func (s *sum) quantile(q float64) string {
-	if s.Kind != readings.Distribution {
-		return ""
-	}
-	return readings.Format(s.Unit, quantile(s.total, q))
-}
-
-func (d *data) total(s *sum) string {
-	if s.Kind == readings.Distribution {
-		return readings.Format("", s.total.Number)
-	}
-	return readings.Format(s.Unit, s.total.Number)
-}
-
-func (d *data) rate(s *sum) string {
-	unit := s.Unit
-	if s.Kind == readings.Distribution {
-		unit = ""
-	}
-	return readings.FormatRate(unit, readings.PerSecond(s.added.Number, d.frame.Length))
-}
-
-// nothing says that a list is empty, and why.
-func (d *data) nothing(of string) string {
-	if d.filter != "" {
-		return d.dim.Render("No " + of + " has " + readings.Printable(d.filter) + " in its name. Press / to change the filter, esc to clear it.")
-	}
-	return d.dim.Render("No " + of + " yet.")
 }
