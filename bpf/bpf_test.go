@@ -1,51 +1,52 @@
 package bpf_test
 
 import (
+	"bytes"
 	"embed"
 	"io/fs"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-
-	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/cilium/ebpf/btf"
 )
 
-//go:embed *.c *.h
-var sources embed.FS
+//go:embed *.c *.h *.o
+var files embed.FS
 
-var collections = map[string]func() (*ebpf.CollectionSpec, error){
-	"process.bpf.c":   bpf.LoadProcess,
-	"scheduler.bpf.c": bpf.LoadScheduler,
-	"workload.bpf.c":  bpf.LoadWorkload,
-}
-
-func TestSources(t *testing.T) {
-	names, err := fs.Glob(sources, "*")
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	content, err := fs.ReadFile(files, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range names {
-		source, err := fs.ReadFile(sources, name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(string(source), "SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)") {
+	return content
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	names, err := fs.Glob(files, pattern)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s: %d files, %v", pattern, len(names), err)
+	}
+	return names
+}
+
+func TestSources(t *testing.T) {
+	for _, name := range append(glob(t, "*.c"), glob(t, "*.h")...) {
+		if !bytes.Contains(read(t, name), []byte("SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)")) {
 			t.Errorf("%s has no SPDX-License-Identifier of both licenses", name)
-		}
-		if strings.HasSuffix(name, ".c") && collections[name] == nil {
-			t.Errorf("%s has no collection in this test", name)
 		}
 	}
 }
 
 // What the objects must be like to load on every kernel from 5.10, and for user space to find its way in them.
 func TestCollections(t *testing.T) {
-	for name, load := range collections {
-		t.Run(name, func(t *testing.T) {
-			spec, err := load()
+	for _, source := range glob(t, "*.bpf.c") {
+		t.Run(source, func(t *testing.T) {
+			object := read(t, strings.TrimSuffix(source, ".bpf.c")+"_bpfel.o")
+			spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,8 +70,8 @@ func checkMap(t *testing.T, spec *ebpf.CollectionSpec, name string, m *ebpf.MapS
 	switch m.Type {
 	case ebpf.Hash, ebpf.LRUHash, ebpf.Array, ebpf.Queue:
 	case ebpf.TaskStorage: // from 5.11; there must be a way without
-		if spec.Variables["has_task_storage"] == nil {
-			t.Errorf("map %s is task storage, and no constant says whether there is any", name)
+		if byAddress := spec.Maps[name+"_by_address"]; byAddress == nil || byAddress.Type != ebpf.Hash {
+			t.Errorf("map %s is task storage, and there is no %s_by_address", name, name)
 		}
 	default:
 		t.Errorf("map %s is a %s; 5.10 must know it", name, m.Type)
@@ -87,6 +88,7 @@ func checkMap(t *testing.T, spec *ebpf.CollectionSpec, name string, m *ebpf.MapS
 	if info := spec.Maps[table+"_info"]; info != nil && info.ValueSize < 16+m.KeySize {
 		t.Errorf("table %s: the key of %d bytes is not in the info of %d", table, m.KeySize, info.ValueSize)
 	}
+	checkKey(t, name, m.Key)
 	for _, suffix := range []string{"_slots", "_shards", "_full"} {
 		if spec.Variables[table+suffix] == nil {
 			t.Errorf("table %s has no variable %s", table, suffix)
@@ -111,42 +113,22 @@ func checkProgram(t *testing.T, name string, program *ebpf.ProgramSpec) {
 	}
 }
 
-// User space reads cells as arrays of 64-bit words. A histogram is its sum, the count of zeros, and (max-min)<<scale buckets.
-func TestHistogramSizes(t *testing.T) {
-	const words = 8
-	var (
-		schedule bpf.SchedulerScheduleCell
-		lifetime bpf.ProcessLifetimeCell
-	)
-	for _, test := range []struct {
-		name      string
-		got, want uintptr
-	}{
-		{"latency buckets", uintptr(len(schedule.Wait.Buckets)), (6 + 20) << 3},
-		{"latency", unsafe.Sizeof(schedule.Wait), (2 + 208) * words},
-		{"schedule_cell", unsafe.Sizeof(schedule), (2 + 2 + 208) * words},
-		{"schedule_cell.wait", unsafe.Offsetof(schedule.Wait), 2 * words},
-		{"lifetime buckets", uintptr(len(lifetime.Lifetime.Buckets)), (17 + 20) << 2},
-		{"lifetime_cell", unsafe.Sizeof(lifetime), (2 + 148) * words},
-	} {
-		if test.got != test.want {
-			t.Errorf("%s: %d, want %d", test.name, test.got, test.want)
-		}
+// checkKey looks for padding without a name, which nobody makes zero: keys are compared byte by byte in the kernel.
+func checkKey(t *testing.T, name string, key btf.Type) {
+	t.Helper()
+	members, ok := btf.As[*btf.Struct](key)
+	if !ok {
+		return
 	}
-}
-
-// Keys are compared byte by byte in the kernel: padding must have a name, so that it is zero.
-func TestKeySizes(t *testing.T) {
-	for _, test := range []struct {
-		name      string
-		got, want uintptr
-	}{
-		{"execution_key", unsafe.Sizeof(bpf.ProcessExecutionKey{}), 8 + 256},
-		{"exit_key", unsafe.Sizeof(bpf.ProcessExitKey{}), 8 + 4 + 4},
-		{"cgroup_entry", unsafe.Sizeof(bpf.WorkloadCgroupEntry{}), 8 + 8 + 256},
-	} {
-		if test.got != test.want {
-			t.Errorf("%s: %d bytes, want %d", test.name, test.got, test.want)
+	size := uint32(0)
+	for _, member := range members.Members {
+		n, err := btf.Sizeof(member.Type)
+		if err != nil {
+			t.Fatal(err)
 		}
+		size += uint32(n)
+	}
+	if size != members.Size || size%8 != 0 {
+		t.Errorf("%s: the members of %s are %d bytes of %d, which must be words", name, members.Name, size, members.Size)
 	}
 }

@@ -1,29 +1,30 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * What differs between kernels, each difference once. Where CO-RE cannot tell, the loader does, from the kernel's BTF:
- * programs read an argument only behind the constant that says it is there, so that the verifier never meets the read.
+ * What differs between kernels, where CO-RE cannot tell. The loader answers, by the names of these constants:
+ *
+ *	kernel_version		as LINUX_VERSION_CODE
+ *	arguments_TRACEPOINT	how many arguments a tracepoint passes; 0: there is none. Each probe declares those that it
+ *				asks about, and reads an argument only behind the question, so that the verifier never
+ *				meets the read.
  */
 #pragma once
 
 #include "kernel.h"
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
-/* sched_switch got prev_state in 5.18 (fa2c3254d7cf). */
-const volatile bool has_prev_state = true;
-
-/* The state that the switched-out task had when the scheduler decided. Before 5.18 a wake-up may have changed it since. */
-static __always_inline unsigned long switch_prev_state(__u64 *ctx, struct task_struct *prev)
-{
-	if (has_prev_state)
-		return (unsigned int)ctx[3];
-	if (bpf_core_field_exists(prev->__state)) /* renamed in 5.14 (2f064a59a11f) */
-		return prev->__state;
-	return ((struct task_struct___before_5_14 *)prev)->state;
-}
+const volatile __u32 kernel_version = KERNEL_VERSION(255, 0, 0);
 
 /* Tracing programs have task storage from 5.12 (a10787e6d58c). */
-const volatile bool has_task_storage = true;
+#define has_task_storage (kernel_version >= KERNEL_VERSION(5, 12, 0))
 
 /* From 6.4 it allocates without locks of its own (6ae9d5e99e1d): before, it must not be created in sched_switch. */
-const volatile bool has_task_storage_anywhere = true;
+#define has_task_storage_anywhere (kernel_version >= KERNEL_VERSION(6, 4, 0))
+
+/* From 7.0 a tracepoint can be preempted (bpf/preemption.bpf.h). */
+#define has_preemptible_tracepoints (kernel_version >= KERNEL_VERSION(7, 0, 0))
+
+/*
+ * A program that is running on its CPU is not run again there, by an interrupt or its own doing, from 6.1 (05b24ff9b2cf); the
+ * event is skipped, and the kernel counts it.
+ */
+#define has_recursion_guard (kernel_version >= KERNEL_VERSION(6, 1, 0))

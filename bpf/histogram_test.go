@@ -18,7 +18,7 @@ import (
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v2" histogram testdata/histogram.bpf.c
+//go:generate ../scripts/bpf2go.sh histogram testdata/histogram.bpf.c
 
 // The indexes, at scale 3, of the shortest duration and of the longest: 1 ns and 2^63-1 ns.
 const (

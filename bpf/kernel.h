@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0) */
 /*
- * The part of the kernel's types that the programs read. Only the members in use are declared: CO-RE finds their place
- * in the running kernel's BTF by name. The BPF constants are UAPI (include/uapi/linux/bpf.h) and never change.
+ * The part of the kernel's types that several programs read. Only the members in use are declared: CO-RE finds their place
+ * in the running kernel's BTF by name. What one program alone reads it declares itself, as a KERNEL_TYPE; more members of a
+ * type that is here as a flavour, struct task_struct___faults. The BPF constants are UAPI (include/uapi/linux/bpf.h) and never
+ * change.
  */
 #pragma once
 
@@ -44,6 +46,8 @@ enum {
 
 #define CLONE_THREAD 0x00010000	     /* include/uapi/linux/sched.h */
 #define SIGNAL_GROUP_EXIT 0x00000004 /* include/linux/sched/signal.h */
+
+#define KERNEL_TYPE __attribute__((preserve_access_index))
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -139,10 +143,6 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct sched_info sched_info;
 	struct sched_entity se;
-};
-
-struct task_struct___before_5_14 {
-	long state;
 };
 
 struct bpf_iter__task {

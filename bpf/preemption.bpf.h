@@ -10,15 +10,14 @@
  */
 #pragma once
 
+#include "compat.bpf.h"
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 
-const volatile bool has_preemptible_tracepoints = true;
-
 /* Events that were handled, from the program that did to the last. */
 struct handled_event {
-	int pid;
-	int tracepoint;
+	__u64 object; /* what the event is about: no other event of the tracepoint is about it at the same time */
+	__u64 tracepoint;
 };
 
 struct {
@@ -29,24 +28,24 @@ struct {
 } handled SEC(".maps");
 
 /* Whether the event is this program's to handle. A mark that the last was skipped for stays until the next such event. */
-static __always_inline bool handle(__u64 *ctx, int tracepoint, __u64 flags)
+static __always_inline bool handle(__u64 *ctx, __u64 tracepoint, __u64 flags)
 {
-	struct handled_event event = {((struct task_struct *)ctx[0])->pid, tracepoint};
+	struct handled_event event = {ctx[0], tracepoint};
 	__u8 one = 1;
 
 	return !bpf_map_update_elem(&handled, &event, &one, flags);
 }
 
-static __always_inline bool handle_last(__u64 *ctx, int tracepoint)
+static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
 {
-	struct handled_event event = {((struct task_struct *)ctx[0])->pid, tracepoint};
+	struct handled_event event = {ctx[0], tracepoint};
 
 	return bpf_map_delete_elem(&handled, &event);
 }
 
 /*
- * Defines the programs NAME, NAME_retry1 and NAME_retry2 for a tracepoint whose first argument is a task; the body handles
- * the event. It is told whether the program is the first, which alone may use a SLOT_CACHE.
+ * Defines the programs NAME, NAME_retry1 and NAME_retry2 for a tracepoint whose first argument is what the event is about, such
+ * as a task or a socket; the body handles the event. It is told whether the program is the first, which alone may use a SLOT_CACHE.
  */
 #define FOR_EACH_EVENT(tracepoint, name)                                                                               \
 	enum { name##_tracepoint = __COUNTER__ };                                                                      \

@@ -106,7 +106,7 @@ FOR_EACH_EVENT("sched_process_exec", process_executed)
 }
 
 /* sched_process_exit got group_dead in 6.18. */
-const volatile bool has_group_dead = true;
+const volatile __u32 arguments_sched_process_exit = 2;
 
 struct process_id {
 	int tgid;
@@ -132,7 +132,7 @@ static __always_inline bool exit_group_dead(__u64 *ctx, struct task_struct *task
 	__u8 one = 1;
 	int err; /* not long: see SERIES */
 
-	if (has_group_dead)
+	if (arguments_sched_process_exit >= 2)
 		return (bool)ctx[1];
 	if (task->signal->live.counter)
 		return false;

@@ -104,8 +104,8 @@ type ProcessExitsInfo struct {
 
 type ProcessHandledEvent struct {
 	_          structs.HostLayout
-	Pid        int32
-	Tracepoint int32
+	Object     uint64
+	Tracepoint uint64
 }
 
 type ProcessLifetimeCell struct {
@@ -184,6 +184,7 @@ const (
 	ProcessProgProcessExited            = "process_exited"
 	ProcessProgProcessExitedRetry1      = "process_exited_retry1"
 	ProcessProgProcessExitedRetry2      = "process_exited_retry2"
+	ProcessVarArgumentsSchedProcessExit = "arguments_sched_process_exit"
 	ProcessVarByExecutable              = "by_executable"
 	ProcessVarByWorkload                = "by_workload"
 	ProcessVarCgroupsFull               = "cgroups_full"
@@ -201,11 +202,7 @@ const (
 	ProcessVarExitsFull                 = "exits_full"
 	ProcessVarExitsShards               = "exits_shards"
 	ProcessVarExitsSlots                = "exits_slots"
-	ProcessVarHasGroupDead              = "has_group_dead"
-	ProcessVarHasPreemptibleTracepoints = "has_preemptible_tracepoints"
-	ProcessVarHasPrevState              = "has_prev_state"
-	ProcessVarHasTaskStorage            = "has_task_storage"
-	ProcessVarHasTaskStorageAnywhere    = "has_task_storage_anywhere"
+	ProcessVarKernelVersion             = "kernel_version"
 	ProcessVarLifetimesEnabled          = "lifetimes_enabled"
 	ProcessVarLifetimesFull             = "lifetimes_full"
 	ProcessVarLifetimesShards           = "lifetimes_shards"
@@ -306,6 +303,7 @@ type ProcessMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProcessVariableSpecs struct {
+	ArgumentsSchedProcessExit *ebpf.VariableSpec `ebpf:"arguments_sched_process_exit"`
 	ByExecutable              *ebpf.VariableSpec `ebpf:"by_executable"`
 	ByWorkload                *ebpf.VariableSpec `ebpf:"by_workload"`
 	CgroupsFull               *ebpf.VariableSpec `ebpf:"cgroups_full"`
@@ -323,11 +321,7 @@ type ProcessVariableSpecs struct {
 	ExitsFull                 *ebpf.VariableSpec `ebpf:"exits_full"`
 	ExitsShards               *ebpf.VariableSpec `ebpf:"exits_shards"`
 	ExitsSlots                *ebpf.VariableSpec `ebpf:"exits_slots"`
-	HasGroupDead              *ebpf.VariableSpec `ebpf:"has_group_dead"`
-	HasPreemptibleTracepoints *ebpf.VariableSpec `ebpf:"has_preemptible_tracepoints"`
-	HasPrevState              *ebpf.VariableSpec `ebpf:"has_prev_state"`
-	HasTaskStorage            *ebpf.VariableSpec `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere    *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
+	KernelVersion             *ebpf.VariableSpec `ebpf:"kernel_version"`
 	LifetimesEnabled          *ebpf.VariableSpec `ebpf:"lifetimes_enabled"`
 	LifetimesFull             *ebpf.VariableSpec `ebpf:"lifetimes_full"`
 	LifetimesShards           *ebpf.VariableSpec `ebpf:"lifetimes_shards"`
@@ -422,6 +416,7 @@ func (m *ProcessMaps) Close() error {
 //
 // It can be passed to LoadProcessObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProcessVariables struct {
+	ArgumentsSchedProcessExit *ebpf.Variable `ebpf:"arguments_sched_process_exit"`
 	ByExecutable              *ebpf.Variable `ebpf:"by_executable"`
 	ByWorkload                *ebpf.Variable `ebpf:"by_workload"`
 	CgroupsFull               *ebpf.Variable `ebpf:"cgroups_full"`
@@ -439,11 +434,7 @@ type ProcessVariables struct {
 	ExitsFull                 *ebpf.Variable `ebpf:"exits_full"`
 	ExitsShards               *ebpf.Variable `ebpf:"exits_shards"`
 	ExitsSlots                *ebpf.Variable `ebpf:"exits_slots"`
-	HasGroupDead              *ebpf.Variable `ebpf:"has_group_dead"`
-	HasPreemptibleTracepoints *ebpf.Variable `ebpf:"has_preemptible_tracepoints"`
-	HasPrevState              *ebpf.Variable `ebpf:"has_prev_state"`
-	HasTaskStorage            *ebpf.Variable `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere    *ebpf.Variable `ebpf:"has_task_storage_anywhere"`
+	KernelVersion             *ebpf.Variable `ebpf:"kernel_version"`
 	LifetimesEnabled          *ebpf.Variable `ebpf:"lifetimes_enabled"`
 	LifetimesFull             *ebpf.Variable `ebpf:"lifetimes_full"`
 	LifetimesShards           *ebpf.Variable `ebpf:"lifetimes_shards"`

@@ -4,6 +4,7 @@
 /* The scheduler: context switches, and how long tasks waited for a CPU. */
 #include "compat.bpf.h"
 #include "histogram.bpf.h"
+#include "task.bpf.h"
 #include "workload.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -36,47 +37,21 @@ struct task_state {
 	__u64 run_delay; /* ns */
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct task_state);
-} task_states SEC(".maps");
-
-/* By the address of the task, which unlike its pid is not used again before sched_process_free. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
-	__type(key, __u64);
-	__type(value, struct task_state);
-} task_states_by_address SEC(".maps");
+TASK_STATE(scheduler_task, struct task_state)
 
 static __always_inline struct task_state *task_state(struct task_struct *task)
 {
 	/* Of a task that never ran, all of it is of its first wait. */
 	struct task_state state = {.run_delay = task->sched_info.pcount ? task->sched_info.run_delay : 0};
-	__u64 address = (__u64)task;
 
-	if (has_task_storage)
-		return bpf_task_storage_get(&task_states, task, &state,
-					    has_task_storage_anywhere ? BPF_LOCAL_STORAGE_GET_F_CREATE : 0);
-	return bpf_map_lookup_elem(&task_states_by_address, &address);
+	return scheduler_task_get(task, &state, has_task_storage_anywhere);
 }
 
 static __always_inline void task_state_create(struct task_struct *task)
 {
 	struct task_state state = {.run_delay = task->sched_info.run_delay};
-	__u64 address = (__u64)task;
-	bool created;
 
-	if (has_task_storage) {
-		created = bpf_task_storage_get(&task_states, task, &state, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	} else {
-		int err = bpf_map_update_elem(&task_states_by_address, &address, &state, BPF_NOEXIST);
-
-		created = !err || err == -EEXIST;
-	}
-	if (!created)
+	if (!scheduler_task_get(task, &state, true))
 		miss(MISSED_STORAGE);
 }
 
@@ -99,14 +74,21 @@ int scheduler_task_found(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* Only where there is no task storage, which goes with its task. */
-SEC("tp_btf/sched_process_free")
-int scheduler_task_freed(__u64 *ctx)
-{
-	__u64 address = ctx[0];
+/* sched_switch got prev_state in 5.18 (fa2c3254d7cf). */
+const volatile __u32 arguments_sched_switch = 4;
 
-	bpf_map_delete_elem(&task_states_by_address, &address);
-	return 0;
+struct task_struct___before_5_14 {
+	long state;
+} KERNEL_TYPE;
+
+/* The state that the switched-out task had when the scheduler decided. Before 5.18 a wake-up may have changed it since. */
+static __always_inline unsigned long switch_prev_state(__u64 *ctx, struct task_struct *prev)
+{
+	if (arguments_sched_switch >= 4)
+		return (unsigned int)ctx[3];
+	if (bpf_core_field_exists(prev->__state)) /* renamed in 5.14 (2f064a59a11f) */
+		return prev->__state;
+	return ((struct task_struct___before_5_14 *)prev)->state;
 }
 
 /* The kernel's rule (kernel/sched/core.c, __schedule): a task that was not preempted and does not want to run gave way. */

@@ -72,25 +72,24 @@ const (
 	SchedulerMapCgroupsFree            = "cgroups_free"
 	SchedulerMapCgroupsInfo            = "cgroups_info"
 	SchedulerMapCgroupsKeys            = "cgroups_keys"
+	SchedulerMapSchedulerTask          = "scheduler_task"
+	SchedulerMapSchedulerTaskByAddress = "scheduler_task_by_address"
 	SchedulerMapSchedulesCache         = "schedules_cache"
 	SchedulerMapSchedulesCells         = "schedules_cells"
 	SchedulerMapSchedulesFree          = "schedules_free"
 	SchedulerMapSchedulesInfo          = "schedules_info"
 	SchedulerMapSchedulesKeys          = "schedules_keys"
-	SchedulerMapTaskStates             = "task_states"
-	SchedulerMapTaskStatesByAddress    = "task_states_by_address"
 	SchedulerProgSchedulerSwitched     = "scheduler_switched"
 	SchedulerProgSchedulerTaskCreated  = "scheduler_task_created"
 	SchedulerProgSchedulerTaskFound    = "scheduler_task_found"
 	SchedulerProgSchedulerTaskFreed    = "scheduler_task_freed"
+	SchedulerVarArgumentsSchedSwitch   = "arguments_sched_switch"
 	SchedulerVarByWorkload             = "by_workload"
 	SchedulerVarCgroupsFull            = "cgroups_full"
 	SchedulerVarCgroupsShards          = "cgroups_shards"
 	SchedulerVarCgroupsSlots           = "cgroups_slots"
 	SchedulerVarContextSwitchesEnabled = "context_switches_enabled"
-	SchedulerVarHasPrevState           = "has_prev_state"
-	SchedulerVarHasTaskStorage         = "has_task_storage"
-	SchedulerVarHasTaskStorageAnywhere = "has_task_storage_anywhere"
+	SchedulerVarKernelVersion          = "kernel_version"
 	SchedulerVarMissed                 = "missed"
 	SchedulerVarPolicy                 = "policy"
 	SchedulerVarRunQueueEnabled        = "run_queue_enabled"
@@ -151,31 +150,30 @@ type SchedulerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SchedulerMapSpecs struct {
-	CgroupsCells        *ebpf.MapSpec `ebpf:"cgroups_cells"`
-	CgroupsFree         *ebpf.MapSpec `ebpf:"cgroups_free"`
-	CgroupsInfo         *ebpf.MapSpec `ebpf:"cgroups_info"`
-	CgroupsKeys         *ebpf.MapSpec `ebpf:"cgroups_keys"`
-	SchedulesCache      *ebpf.MapSpec `ebpf:"schedules_cache"`
-	SchedulesCells      *ebpf.MapSpec `ebpf:"schedules_cells"`
-	SchedulesFree       *ebpf.MapSpec `ebpf:"schedules_free"`
-	SchedulesInfo       *ebpf.MapSpec `ebpf:"schedules_info"`
-	SchedulesKeys       *ebpf.MapSpec `ebpf:"schedules_keys"`
-	TaskStates          *ebpf.MapSpec `ebpf:"task_states"`
-	TaskStatesByAddress *ebpf.MapSpec `ebpf:"task_states_by_address"`
+	CgroupsCells           *ebpf.MapSpec `ebpf:"cgroups_cells"`
+	CgroupsFree            *ebpf.MapSpec `ebpf:"cgroups_free"`
+	CgroupsInfo            *ebpf.MapSpec `ebpf:"cgroups_info"`
+	CgroupsKeys            *ebpf.MapSpec `ebpf:"cgroups_keys"`
+	SchedulerTask          *ebpf.MapSpec `ebpf:"scheduler_task"`
+	SchedulerTaskByAddress *ebpf.MapSpec `ebpf:"scheduler_task_by_address"`
+	SchedulesCache         *ebpf.MapSpec `ebpf:"schedules_cache"`
+	SchedulesCells         *ebpf.MapSpec `ebpf:"schedules_cells"`
+	SchedulesFree          *ebpf.MapSpec `ebpf:"schedules_free"`
+	SchedulesInfo          *ebpf.MapSpec `ebpf:"schedules_info"`
+	SchedulesKeys          *ebpf.MapSpec `ebpf:"schedules_keys"`
 }
 
 // SchedulerVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SchedulerVariableSpecs struct {
+	ArgumentsSchedSwitch   *ebpf.VariableSpec `ebpf:"arguments_sched_switch"`
 	ByWorkload             *ebpf.VariableSpec `ebpf:"by_workload"`
 	CgroupsFull            *ebpf.VariableSpec `ebpf:"cgroups_full"`
 	CgroupsShards          *ebpf.VariableSpec `ebpf:"cgroups_shards"`
 	CgroupsSlots           *ebpf.VariableSpec `ebpf:"cgroups_slots"`
 	ContextSwitchesEnabled *ebpf.VariableSpec `ebpf:"context_switches_enabled"`
-	HasPrevState           *ebpf.VariableSpec `ebpf:"has_prev_state"`
-	HasTaskStorage         *ebpf.VariableSpec `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere *ebpf.VariableSpec `ebpf:"has_task_storage_anywhere"`
+	KernelVersion          *ebpf.VariableSpec `ebpf:"kernel_version"`
 	Missed                 *ebpf.VariableSpec `ebpf:"missed"`
 	Policy                 *ebpf.VariableSpec `ebpf:"policy"`
 	RunQueueEnabled        *ebpf.VariableSpec `ebpf:"run_queue_enabled"`
@@ -204,17 +202,17 @@ func (o *SchedulerObjects) Close() error {
 //
 // It can be passed to LoadSchedulerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SchedulerMaps struct {
-	CgroupsCells        *ebpf.Map `ebpf:"cgroups_cells"`
-	CgroupsFree         *ebpf.Map `ebpf:"cgroups_free"`
-	CgroupsInfo         *ebpf.Map `ebpf:"cgroups_info"`
-	CgroupsKeys         *ebpf.Map `ebpf:"cgroups_keys"`
-	SchedulesCache      *ebpf.Map `ebpf:"schedules_cache"`
-	SchedulesCells      *ebpf.Map `ebpf:"schedules_cells"`
-	SchedulesFree       *ebpf.Map `ebpf:"schedules_free"`
-	SchedulesInfo       *ebpf.Map `ebpf:"schedules_info"`
-	SchedulesKeys       *ebpf.Map `ebpf:"schedules_keys"`
-	TaskStates          *ebpf.Map `ebpf:"task_states"`
-	TaskStatesByAddress *ebpf.Map `ebpf:"task_states_by_address"`
+	CgroupsCells           *ebpf.Map `ebpf:"cgroups_cells"`
+	CgroupsFree            *ebpf.Map `ebpf:"cgroups_free"`
+	CgroupsInfo            *ebpf.Map `ebpf:"cgroups_info"`
+	CgroupsKeys            *ebpf.Map `ebpf:"cgroups_keys"`
+	SchedulerTask          *ebpf.Map `ebpf:"scheduler_task"`
+	SchedulerTaskByAddress *ebpf.Map `ebpf:"scheduler_task_by_address"`
+	SchedulesCache         *ebpf.Map `ebpf:"schedules_cache"`
+	SchedulesCells         *ebpf.Map `ebpf:"schedules_cells"`
+	SchedulesFree          *ebpf.Map `ebpf:"schedules_free"`
+	SchedulesInfo          *ebpf.Map `ebpf:"schedules_info"`
+	SchedulesKeys          *ebpf.Map `ebpf:"schedules_keys"`
 }
 
 func (m *SchedulerMaps) Close() error {
@@ -223,13 +221,13 @@ func (m *SchedulerMaps) Close() error {
 		m.CgroupsFree,
 		m.CgroupsInfo,
 		m.CgroupsKeys,
+		m.SchedulerTask,
+		m.SchedulerTaskByAddress,
 		m.SchedulesCache,
 		m.SchedulesCells,
 		m.SchedulesFree,
 		m.SchedulesInfo,
 		m.SchedulesKeys,
-		m.TaskStates,
-		m.TaskStatesByAddress,
 	)
 }
 
@@ -237,14 +235,13 @@ func (m *SchedulerMaps) Close() error {
 //
 // It can be passed to LoadSchedulerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SchedulerVariables struct {
+	ArgumentsSchedSwitch   *ebpf.Variable `ebpf:"arguments_sched_switch"`
 	ByWorkload             *ebpf.Variable `ebpf:"by_workload"`
 	CgroupsFull            *ebpf.Variable `ebpf:"cgroups_full"`
 	CgroupsShards          *ebpf.Variable `ebpf:"cgroups_shards"`
 	CgroupsSlots           *ebpf.Variable `ebpf:"cgroups_slots"`
 	ContextSwitchesEnabled *ebpf.Variable `ebpf:"context_switches_enabled"`
-	HasPrevState           *ebpf.Variable `ebpf:"has_prev_state"`
-	HasTaskStorage         *ebpf.Variable `ebpf:"has_task_storage"`
-	HasTaskStorageAnywhere *ebpf.Variable `ebpf:"has_task_storage_anywhere"`
+	KernelVersion          *ebpf.Variable `ebpf:"kernel_version"`
 	Missed                 *ebpf.Variable `ebpf:"missed"`
 	Policy                 *ebpf.Variable `ebpf:"policy"`
 	RunQueueEnabled        *ebpf.Variable `ebpf:"run_queue_enabled"`

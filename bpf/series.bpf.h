@@ -32,6 +32,7 @@ volatile struct policy policy SEC(".data.policy");
 enum missed_reason {
 	MISSED_UPDATE,
 	MISSED_STORAGE,
+	MISSED_UNMATCHED,
 	MISSED_REASONS,
 };
 
@@ -216,4 +217,39 @@ static __always_inline bool key_equal(const __u64 *a, const __u64 *b, int words)
 		cached->key = *key;                                                                                    \
 		cached->slot = slot;                                                                                   \
 		cached->epoch = epoch;                                                                                 \
+	}
+
+/* SERIES_BY_KEY is SERIES whose keys hold no workload. name_slot() returns the key's slot and creates the series at its first event. */
+#define SERIES_BY_KEY(name, key_type, cell_type)                                                                       \
+	SERIES(name, key_type, cell_type)                                                                              \
+                                                                                                                       \
+	static __noinline __u32 name##_create(key_type *key)                                                           \
+	{                                                                                                              \
+		__u32 slot = name##_claim();                                                                           \
+                                                                                                                       \
+		return slot == SERIES_OVERFLOW ? SERIES_OVERFLOW : name##_publish(key, slot);                          \
+	}                                                                                                              \
+                                                                                                                       \
+	static __always_inline __u32 name##_slot(key_type *key)                                                        \
+	{                                                                                                              \
+		__u32 *slot = bpf_map_lookup_elem(&name##_keys, key);                                                  \
+                                                                                                                       \
+		return slot ? *slot : name##_create(key);                                                              \
+	}
+
+/* CACHED_SERIES_BY_KEY is the same with a SLOT_CACHE; name_cached_slot() is name_slot() for the one program that may use it. */
+#define CACHED_SERIES_BY_KEY(name, key_type, cell_type)                                                                \
+	SERIES_BY_KEY(name, key_type, cell_type)                                                                       \
+	SLOT_CACHE(name, key_type)                                                                                     \
+                                                                                                                       \
+	static __always_inline __u32 name##_cached_slot(key_type *key, bool may)                                       \
+	{                                                                                                              \
+		__u32 epoch = policy.epoch, slot = may ? name##_recall(key, epoch) : SERIES_OVERFLOW;                  \
+                                                                                                                       \
+		if (slot != SERIES_OVERFLOW)                                                                           \
+			return slot;                                                                                   \
+		slot = name##_slot(key);                                                                               \
+		if (may)                                                                                               \
+			name##_remember(key, slot, epoch);                                                             \
+		return slot;                                                                                           \
 	}

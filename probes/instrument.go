@@ -4,7 +4,7 @@ package probes
 type Kind int
 
 const (
-	// Counter is a monotonic sum of events.
+	// Counter is a monotonic sum. One whose unit is in braces counts events.
 	Counter Kind = iota
 	// Histogram is an exponential histogram of durations in seconds.
 	Histogram
@@ -17,6 +17,7 @@ type Instrument struct {
 	Unit        string // UCUM
 	Description string
 	Kind        Kind
+	OptIn       bool // off unless configured otherwise
 	// Attributes lists the keys that the points may carry, for documentation; workload attributes are implied by
 	// the table's key.
 	Attributes []string

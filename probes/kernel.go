@@ -19,9 +19,7 @@ type Kernel struct {
 	version      uint32 // as LINUX_VERSION_CODE
 	btf          *btf.Spec
 	types        *btf.Cache // so that it is read once
-
-	prevState bool // sched_switch passes the state of the task that gives way
-	groupDead bool // sched_process_exit tells whether it is the last thread's
+	enums        map[string]map[uint64]string
 }
 
 // RunningKernel looks at the kernel that it runs on. The error says what is missing when it has no BTF.
@@ -43,38 +41,54 @@ func RunningKernel() (*Kernel, error) {
 		return nil, fmt.Errorf("read the BTF of kernel %s: %w (a kernel built with CONFIG_DEBUG_INFO_BTF=y has it, "+
 			"in /sys/kernel/btf/vmlinux)", k.Release, err)
 	}
-	if k.prevState, err = k.hasArgument("sched_switch", 4); err != nil {
-		return nil, err
-	}
-	if k.groupDead, err = k.hasArgument("sched_process_exit", 2); err != nil {
-		return nil, err
-	}
 	return k, nil
 }
 
-// hasArgument tells whether a tracepoint that the kernel has passes that many arguments.
-func (k *Kernel) hasArgument(tracepoint string, number int) (bool, error) {
+// arguments is how many arguments a tracepoint passes, 0 if the kernel has no such tracepoint.
+func (k *Kernel) arguments(tracepoint string) int {
 	var typedef *btf.Typedef
-	if err := k.btf.TypeByName("btf_trace_"+tracepoint, &typedef); errors.Is(err, btf.ErrNotFound) {
-		return false, nil // the probe that attaches to it will tell
-	} else if err != nil {
-		return false, fmt.Errorf("read the type of the tracepoint %s: %w", tracepoint, err)
+	if err := k.btf.TypeByName("btf_trace_"+tracepoint, &typedef); err != nil {
+		return 0 // whatever attaches to it will tell
 	}
-	pointer, ok := typedef.Type.(*btf.Pointer)
-	if !ok {
-		return false, fmt.Errorf("btf_trace_%s is not a pointer", tracepoint)
+	if pointer, ok := typedef.Type.(*btf.Pointer); ok {
+		if proto, ok := pointer.Target.(*btf.FuncProto); ok {
+			return len(proto.Params) - 1 // the first is the tracepoint's own
+		}
 	}
-	proto, ok := pointer.Target.(*btf.FuncProto)
-	if !ok {
-		return false, fmt.Errorf("btf_trace_%s is not a function", tracepoint)
-	}
-	return len(proto.Params) > number, nil // the first is the tracepoint's own
+	return 0
 }
 
+// enum is the names of an enumeration's values, by its name in the kernel; nil if there is none.
+func (k *Kernel) enum(name string) map[uint64]string {
+	names, known := k.enums[name]
+	if known {
+		return names
+	}
+	var enum *btf.Enum
+	if err := k.btf.TypeByName(name, &enum); err == nil {
+		names = enumNames(enum)
+	}
+	if k.enums == nil {
+		k.enums = make(map[string]map[uint64]string)
+	}
+	k.enums[name] = names
+	return names
+}
+
+func enumNames(enum *btf.Enum) map[uint64]string {
+	names := make(map[uint64]string, len(enum.Values))
+	for _, value := range enum.Values {
+		if names[value.Value] == "" { // the first of several
+			names[value.Value] = value.Name
+		}
+	}
+	return names
+}
+
+// taskStorage tells whether tracing programs have task storage.
 func (k *Kernel) taskStorage() bool { return k.atLeast(5, 12) }
 
-func (k *Kernel) taskStorageAnywhere() bool { return k.atLeast(6, 4) }
-
+// preemptibleTracepoints tells whether a tracepoint can be preempted.
 func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
 func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
@@ -112,31 +126,42 @@ const retrySuffix = "_retry"
 
 func isRetry(program string) bool { return strings.Contains(program, retrySuffix) }
 
-// configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h, bpf/preemption.bpf.h), and
-// makes room for all of the kernel's CPUs.
+// configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h), leaves out what this kernel does
+// not need of it, and makes room for all of its CPUs.
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
-	if !k.preemptibleTracepoints() {
-		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-			return isRetry(name)
-		})
+	if !k.preemptibleTracepoints() { // bpf/preemption.bpf.h
+		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return isRetry(name) })
 		if handled := spec.Maps["handled"]; handled != nil {
 			handled.MaxEntries = 1 // not used
 		}
 	}
+	cpus := uint32(k.PossibleCPUs)
 	for name, m := range spec.Maps {
-		if strings.HasSuffix(name, "_cache") { // SLOT_CACHE
-			m.MaxEntries *= uint32(k.PossibleCPUs)
+		switch {
+		case strings.HasSuffix(name, "_cache"), strings.HasSuffix(name, "_by_cpu"): // SLOT_CACHE, CPU_STATE
+			m.MaxEntries *= cpus
+		case m.Type == ebpf.TaskStorage: // TASK_STATE
+			k.configureTaskState(spec, name)
 		}
 	}
-	var errs []error
-	for name, answer := range map[string]bool{
-		"has_prev_state":              k.prevState,
-		"has_group_dead":              k.groupDead,
-		"has_task_storage":            k.taskStorage(),
-		"has_task_storage_anywhere":   k.taskStorageAnywhere(),
-		"has_preemptible_tracepoints": k.preemptibleTracepoints(),
-	} {
-		errs = append(errs, setIfAsked(spec, name, answer))
+	errs := []error{setIfAsked(spec, "kernel_version", k.version)}
+	for name, variable := range spec.Variables {
+		if tracepoint, ok := strings.CutPrefix(name, "arguments_"); ok {
+			errs = append(errs, variable.Set(uint32(k.arguments(tracepoint))))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// configureTaskState fits one of the two maps of a TASK_STATE to the kernel. No program that it loads refers to the other.
+func (k *Kernel) configureTaskState(spec *ebpf.CollectionSpec, name string) {
+	byAddress := spec.Maps[name+"_by_address"]
+	if k.taskStorage() {
+		byAddress.MaxEntries = 1
+		delete(spec.Programs, name+"_freed")
+		return
+	}
+	spec.Maps[name] = byAddress.Copy() // of a type that the kernel knows
+	spec.Maps[name].MaxEntries = 1
+	byAddress.MaxEntries = max(byAddress.MaxEntries, 1024*uint32(k.PossibleCPUs)) // as pid_max (kernel/pid.c)
 }

@@ -18,6 +18,7 @@ import (
 // into others of their groups. A group that loses its last cgroup keeps one slot; it is exported until it was acknowledged,
 // and from then on only kept: if the same workload comes back it goes on from there, and if slots run short it is let go.
 type ledger struct {
+	kernel  *Kernel
 	probe   *Spec
 	spec    *TableSpec
 	table   *series.Table
@@ -36,8 +37,8 @@ type ledger struct {
 
 // member is a slot that a program published.
 type member struct {
-	cgroup uint64
-	group  *group
+	workload, culprit uint64
+	group             *group
 }
 
 type group struct {
@@ -58,8 +59,9 @@ type exportedInstrument struct {
 // overflowAttributes mark the overflow series, as the OpenTelemetry SDK specification does.
 var overflowAttributes = []Attribute{{"otel.metric.overflow", true}}
 
-func newLedger(probe *Spec, spec *TableSpec, table *series.Table) *ledger {
+func newLedger(kernel *Kernel, probe *Spec, spec *TableSpec, table *series.Table) *ledger {
 	return &ledger{
+		kernel:  kernel,
 		probe:   probe,
 		spec:    spec,
 		table:   table,
@@ -94,19 +96,27 @@ func attributesKey(attributes []Attribute) string {
 func (l *ledger) find(identify func(cgroup uint64) ([]Attribute, bool)) error {
 	var errs []error
 	l.fresh = slices.DeleteFunc(l.fresh, func(slot uint32) bool {
-		cgroup, own := l.spec.Decode(l.table.Key(slot))
-		attributes, ok := identify(cgroup)
-		if ok {
-			errs = append(errs, l.join(slot, cgroup, l.groupOf(append(slices.Clip(attributes), own...))))
+		key := l.spec.Decode(l.kernel, l.table.Key(slot))
+		attributes, known := identify(key.Workload)
+		culprit, culpritKnown := identify(key.Culprit)
+		if !known || !culpritKnown {
+			return false
 		}
-		return ok
+		attributes = slices.Clip(attributes)
+		for _, a := range culprit {
+			attributes = append(attributes, Attribute{CulpritPrefix + a.Key, a.Value})
+		}
+		g := l.groupOf(append(attributes, key.Attributes...))
+		errs = append(errs, l.join(slot, member{key.Workload, key.Culprit, g}))
+		return true
 	})
 	return errors.Join(errs...)
 }
 
 // join adds a live slot to a group. What the group has kept of cgroups that are gone goes on in it.
-func (l *ledger) join(slot uint32, cgroup uint64, g *group) error {
-	l.members[slot] = &member{cgroup: cgroup, group: g}
+func (l *ledger) join(slot uint32, m member) error {
+	l.members[slot] = &m
+	g := m.group
 	if g.retired == 0 {
 		g.slots = append(g.slots, slot)
 		return nil
@@ -124,7 +134,7 @@ func (l *ledger) join(slot uint32, cgroup uint64, g *group) error {
 func (l *ledger) of(cgroups map[uint64]bool) []uint32 {
 	var slots []uint32
 	for slot, m := range l.members {
-		if m != nil && cgroups[m.cgroup] {
+		if m != nil && (cgroups[m.workload] || cgroups[m.culprit]) {
 			slots = append(slots, uint32(slot))
 		}
 	}
@@ -203,7 +213,7 @@ func (l *ledger) events(slot uint32) uint64 {
 	}
 	var n, counters uint64
 	for _, instrument := range l.exported {
-		if instrument.Kind == Counter {
+		if instrument.Kind == Counter && strings.HasPrefix(instrument.Unit, "{") {
 			counters++
 			for _, value := range instrument.Values {
 				n += l.table.Value(slot, value.Offset)
@@ -213,10 +223,11 @@ func (l *ledger) events(slot uint32) uint64 {
 	if counters > 0 {
 		return n
 	}
-	if len(l.exported) == 0 {
+	i := slices.IndexFunc(l.exported, func(i exportedInstrument) bool { return i.Kind == Histogram })
+	if i < 0 {
 		return 0
 	}
-	of := l.exported[0]
+	of := l.exported[i]
 	return of.Range.decode(l.words([]uint32{slot}, of.Values[0].Offset, of.Range)).Count()
 }
 
@@ -299,12 +310,15 @@ func (l *ledger) words(slots []uint32, offset uintptr, r Range) []uint64 {
 	return words
 }
 
-// identifier returns a function that gives a cgroup's attributes, those that the options ask for.
+// identifier returns a function that gives a cgroup's attributes, those that the options ask for. That of no workload has none.
 func identifier(index *workload.Index, options Options) func(uint64) ([]Attribute, bool) {
 	if !options.byWorkload() {
 		return func(uint64) ([]Attribute, bool) { return nil, true }
 	}
 	return func(cgroup uint64) ([]Attribute, bool) {
+		if cgroup == 0 {
+			return nil, true
+		}
 		id, ok := index.Lookup(cgroup)
 		if !ok {
 			return nil, false

@@ -19,19 +19,25 @@ import (
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
-// The helpers that package kerneltest does not have; the test binary is all of them.
-var helpers = map[string]func(arguments []string){
-	"exit":       helpExit,
-	"raise":      helpRaise,
-	"storm":      helpStorm,
-	"forks":      helpForks,
-	"chain":      helpChain,
-	"spin":       helpSpin,
-	"starve":     helpStarve,
-	"load":       helpLoad,
-	"unprobed":   helpUnprobed,
-	"privileges": helpPrivileges,
+// helpers are those that package kerneltest does not have; the test binary is all of them.
+var helpers = map[string]func(arguments []string){}
+
+// addHelper makes a function one of the helpers, as a variable of the file that it is in.
+func addHelper(name string, f func(arguments []string)) (added struct{}) {
+	helpers[name] = f
+	return
 }
+
+var (
+	_ = addHelper("exit", helpExit)
+	_ = addHelper("raise", helpRaise)
+	_ = addHelper("storm", helpStorm)
+	_ = addHelper("forks", helpForks)
+	_ = addHelper("chain", helpChain)
+	_ = addHelper("spin", helpSpin)
+	_ = addHelper("starve", helpStarve)
+	_ = addHelper("load", helpLoad)
+)
 
 const (
 	helperVariable = kerneltest.HelperVariable

@@ -29,6 +29,9 @@ func cleanName(name []byte) string {
 	return clean.String()
 }
 
+// SignalName is the attribute that a signalName is the value of.
+const SignalName = "linux.signal.name"
+
 // signalName is the name of a signal on this architecture, as in signal(7).
 func signalName(signal int) string {
 	const sigRTMin = 32 // the kernel's; C libraries keep the first few for themselves

@@ -26,7 +26,7 @@ const (
 type Options struct {
 	// Enabled tells whether a probe is on. Nil: those that are by default.
 	Enabled func(*Spec) bool
-	// Metric tells whether a metric of a probe is on. Nil: all are.
+	// Metric tells whether a metric of a probe is on. Nil: those that are by default.
 	Metric func(probe, metric string) bool
 	// Attributes lists those of the five attributes above that series carry. What is left out is not in the
 	// kernel's keys either.
@@ -44,8 +44,8 @@ func (o Options) enabled(spec *Spec) bool {
 	return o.Enabled(spec)
 }
 
-func (o Options) metric(spec *Spec, metric string) bool {
-	return o.Metric == nil || o.Metric(spec.Name, metric)
+func (o Options) metric(spec *Spec, metric *Instrument) bool {
+	return o.Metric == nil && !metric.OptIn || o.Metric != nil && o.Metric(spec.Name, metric.Name)
 }
 
 func (o Options) has(attribute string) bool { return slices.Contains(o.Attributes, attribute) }
@@ -57,7 +57,7 @@ func (o Options) byWorkload() bool {
 // Plan is how the memory limit is shared out: which tables there will be, and how large.
 type Plan struct {
 	Probes []ProbePlan // one for each Spec that was asked for
-	// SeriesLimit is how many series each table holds: the configured limit, or what fits the memory limit.
+	// SeriesLimit is how many series each table holds, at most: the configured limit, or what fits the memory limit.
 	SeriesLimit int
 	// Memory is what all maps take in the kernel, in bytes. What a task's storage takes is not in it.
 	Memory uint64
@@ -119,7 +119,11 @@ func (p *ProbePlan) prepare(options Options, kernel *Kernel) error {
 		return fmt.Errorf("read the collection: %w", err)
 	}
 	p.spec = spec
-	enabled := func(metric string) bool { return options.metric(p.Spec, metric) }
+	metrics := make(map[string]bool)
+	for instrument := range p.Spec.Instruments() {
+		metrics[instrument.Name] = options.metric(p.Spec, instrument)
+	}
+	enabled := func(metric string) bool { return metrics[metric] }
 	errs := []error{kernel.configure(spec)}
 	if p.Spec.Adapt != nil {
 		errs = append(errs, p.Spec.Adapt(spec, Environment{Kernel: kernel, Enabled: enabled}))
@@ -157,7 +161,7 @@ func (plan *Plan) layOut(limit int) {
 			layout := &probe.layouts[j]
 			layout.Slots = 1
 			if probe.enabled[j] {
-				layout.Slots += limit
+				layout.Slots += tableLimit(&probe.Spec.Tables[j], limit)
 			}
 			probe.Memory += layout.Memory(cpus)
 		}
@@ -165,6 +169,14 @@ func (plan *Plan) layOut(limit int) {
 			plan.Memory += probe.Memory
 		}
 	}
+}
+
+// tableLimit is how many series a table may hold, by the limit for all.
+func tableLimit(table *TableSpec, limit int) int {
+	if table.MaxSeries > 0 {
+		return min(limit, table.MaxSeries)
+	}
+	return limit
 }
 
 // otherMaps is what the maps of a collection that belong to no table take, in bytes, roughly.

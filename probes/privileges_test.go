@@ -49,6 +49,11 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+var (
+	_ = addHelper("unprobed", helpUnprobed)
+	_ = addHelper("privileges", helpPrivileges)
+)
+
 // helpUnprobed unmounts what tracing programs could use besides the system call, in a mount namespace of its own, and goes on
 // as nobody with some capabilities.
 func helpUnprobed(arguments []string) {

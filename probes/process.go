@@ -15,13 +15,14 @@ func process() *Spec {
 		Name:        "process",
 		Description: "Processes and threads: created, executed, exited, and how long they lived",
 		Default:     true,
-		Needs:       "Linux 5.10 with BTF",
+		Cost:        Cost{Low, "1.4 us for the fork, execution and exit of a process"},
+		Since:       [2]uint32{5, 10},
 		Version:     "1",
 		Load:        bpf.LoadProcess,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			// A CPU sets 128 elements of an LRU map aside for itself (kernel/bpf/bpf_lru_list.c).
 			spec.Maps["exited"].MaxEntries = max(4096, 128*uint32(env.Kernel.PossibleCPUs))
-			if env.Kernel.groupDead {
+			if env.Kernel.arguments("sched_process_exit") >= 2 {
 				spec.Maps["exited"].MaxEntries = 1 // not used
 			}
 			return nil
@@ -29,7 +30,7 @@ func process() *Spec {
 		Tables: []TableSpec{{
 			Name:      "creations",
 			MaxShards: 1,
-			Decode:    decodeCgroup,
+			Decode:    decodeWorkload,
 			Instruments: []Instrument{{
 				Name:        "system.process.created",
 				Unit:        "{process}",
@@ -44,13 +45,13 @@ func process() *Spec {
 		}, {
 			Name:      "executions",
 			MaxShards: 1,
-			Decode: func(key []byte) (uint64, []Attribute) {
+			Decode: func(_ *Kernel, key []byte) Key {
 				k := (*bpf.ProcessExecutionKey)(unsafe.Pointer(&key[0]))
 				name := cleanName(cString(k.Executable[:]))
 				if name == "" {
-					return k.Cgroup, nil
+					return Key{Workload: k.Cgroup}
 				}
-				return k.Cgroup, []Attribute{{ExecutableName, name}}
+				return Key{Workload: k.Cgroup, Attributes: []Attribute{{ExecutableName, name}}}
 			},
 			Instruments: []Instrument{{
 				Name: "linux.process.executions",
@@ -63,24 +64,24 @@ func process() *Spec {
 		}, {
 			Name:      "exits",
 			MaxShards: 1,
-			Decode: func(key []byte) (uint64, []Attribute) {
+			Decode: func(_ *Kernel, key []byte) Key {
 				k := (*bpf.ProcessExitKey)(unsafe.Pointer(&key[0]))
 				if signal := k.Status & 0x7f; signal != 0 {
-					return k.Cgroup, []Attribute{{"linux.signal.name", signalName(int(signal))}}
+					return Key{Workload: k.Cgroup, Attributes: []Attribute{{SignalName, signalName(int(signal))}}}
 				}
-				return k.Cgroup, []Attribute{{"process.exit.code", int64(k.Status >> 8 & 0xff)}}
+				return Key{Workload: k.Cgroup, Attributes: []Attribute{{"process.exit.code", int64(k.Status >> 8 & 0xff)}}}
 			},
 			Instruments: []Instrument{{
 				Name:        "linux.process.exits",
 				Unit:        "{process}",
 				Description: "Processes that exited, with the status that their parent can wait for",
-				Attributes:  []string{"process.exit.code", "linux.signal.name"},
+				Attributes:  []string{"process.exit.code", SignalName},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.ProcessExitCell{}.Exits)}},
 			}},
 		}, {
 			Name:      "lifetimes",
 			MaxShards: 1,
-			Decode:    decodeCgroup,
+			Decode:    decodeWorkload,
 			CountedBy: "exits",
 			Instruments: []Instrument{{
 				Name:        "linux.process.lifetime",
@@ -94,8 +95,8 @@ func process() *Spec {
 	}
 }
 
-// decodeCgroup reads a key that is just a workload.
-func decodeCgroup(key []byte) (uint64, []Attribute) { return binary.NativeEndian.Uint64(key), nil }
+// decodeWorkload reads a key that is just a workload.
+func decodeWorkload(_ *Kernel, key []byte) Key { return Key{Workload: binary.NativeEndian.Uint64(key)} }
 
 // cString is the bytes of a C array up to its NUL.
 func cString(array []int8) []byte {

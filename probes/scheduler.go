@@ -21,22 +21,13 @@ func scheduler() *Spec {
 		Name:        "scheduler",
 		Description: "Context switches, and how long tasks that could run waited for a CPU",
 		Default:     true,
-		Needs:       "Linux 5.10 with BTF and CONFIG_FAIR_GROUP_SCHED",
+		Cost:        Cost{Medium, "64 to 121 ns a context switch"},
+		Since:       [2]uint32{5, 10},
+		Needs:       "CONFIG_FAIR_GROUP_SCHED",
 		Version:     "1",
 		Load:        bpf.LoadScheduler,
 		Redundant:   []string{"scheduler_task_created"}, // where the kernel skips programs, scheduler_switched creates
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
-			cpus := uint32(env.Kernel.PossibleCPUs)
-			byAddress := spec.Maps["task_states_by_address"]
-			if env.Kernel.taskStorage() {
-				byAddress.MaxEntries = 1
-				delete(spec.Programs, "scheduler_task_freed")
-			} else {
-				// The kernel does not know the type. No program that it loads refers to the map.
-				spec.Maps["task_states"] = byAddress.Copy()
-				spec.Maps["task_states"].MaxEntries = 1
-				byAddress.MaxEntries = max(byAddress.MaxEntries, 1024*cpus) // as pid_max (kernel/pid.c)
-			}
 			if !env.Enabled(runQueue) {
 				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
 					return strings.HasPrefix(name, "scheduler_task_") // they keep the states of tasks
@@ -50,7 +41,7 @@ func scheduler() *Spec {
 		Tables: []TableSpec{{
 			Name:      "schedules",
 			MaxShards: 8,
-			Decode:    decodeCgroup,
+			Decode:    decodeWorkload,
 			Instruments: []Instrument{{
 				Name:        switches,
 				Unit:        "{context_switch}",

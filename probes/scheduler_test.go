@@ -198,7 +198,7 @@ func TestSchedulerAgainstProc(t *testing.T) {
 				}
 				switches := by(t, snapshot, contextSwitches, switchType, in(group))
 				same(t, "switches", switches["voluntary"]+switches["involuntary"], want.Switches())
-				if kernel.prevState {
+				if kernel.arguments("sched_switch") >= 4 {
 					same(t, "voluntary switches", switches["voluntary"], want.Voluntary)
 				}
 				if err := unix.Kill(p.Process.Pid, unix.SIGCONT); err != nil {

@@ -79,7 +79,7 @@ func Load(plan *Plan) (*Set, error) {
 			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) {
 				probe.state = Unsupported
 			}
-			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(err, probe.Spec.Needs))
+			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(err, probe.Spec.Requirements()))
 			probe.err = errors.Join(err, probe.close())
 			continue
 		}
@@ -117,6 +117,9 @@ func (s *Set) load(probe *loaded) error {
 	if probe.Err != nil {
 		return probe.Err
 	}
+	if since := probe.Spec.Since; !s.plan.kernel.atLeast(since[0], since[1]) {
+		return fmt.Errorf("the kernel does not tell enough: %w", ebpf.ErrNotSupported)
+	}
 	if err := s.plan.cgroups.Configure(probe.spec, cgroupsTable); err != nil {
 		return err
 	}
@@ -143,12 +146,12 @@ func (s *Set) load(probe *loaded) error {
 		if err != nil {
 			return err
 		}
-		ledger := newLedger(probe.Spec, spec, table)
+		ledger := newLedger(s.plan.kernel, probe.Spec, spec, table)
 		ledger.derived = counted[spec.CountedBy]
 		probe.ledgers = append(probe.ledgers, ledger)
 		for j := range spec.Instruments {
 			instrument := &spec.Instruments[j]
-			if !s.plan.options.metric(probe.Spec, instrument.Name) {
+			if !s.plan.options.metric(probe.Spec, instrument) {
 				continue
 			}
 			counted[spec.Name] = true
@@ -402,7 +405,7 @@ func (s *Set) Acknowledge(snapshot *Snapshot) {
 }
 
 // missReasons are those of enum missed_reason in bpf/series.bpf.h, in its order.
-var missReasons = [...]MissReason{MissedUpdate, MissedStorage}
+var missReasons = [...]MissReason{MissedUpdate, MissedStorage, MissedUnmatched}
 
 // missed reads what the programs of the probe missed, by their own count and the kernel's.
 func (p *loaded) missed() ([]Missed, error) {

@@ -103,6 +103,9 @@ const (
 	// MissedStorage: a task's storage was busy or could not be allocated, at its creation or at an event, which then is
 	// in no series.
 	MissedStorage MissReason = "storage"
+	// MissedUnmatched: what ended had no known beginning, such as what began before the probe did; how long it took is in no
+	// series.
+	MissedUnmatched MissReason = "unmatched"
 )
 
 // TableStatus tells how full the memory of a group of instruments is.

@@ -3,6 +3,7 @@
 package probes
 
 import (
+	"fmt"
 	"iter"
 
 	"github.com/cilium/ebpf"
@@ -12,8 +13,13 @@ import (
 type Spec struct {
 	Name        string
 	Description string
-	Default     bool   // on unless configured otherwise
-	Needs       string // what it needs of the kernel, for people
+	Default     bool // on unless configured otherwise
+	Cost        Cost
+	// Since is the oldest Linux that can run it, such as {5, 19}, and Needs is what else it needs of the kernel, for people.
+	Since [2]uint32
+	Needs string
+	// Limits is what the probe cannot tell, on some kernels or at all, for people.
+	Limits string
 	// Version is that of the metrics' meaning: the version of their instrumentation scope.
 	Version string
 	// Load returns the probe's collection. Programs in it are attached where their sections say; iterators run once.
@@ -31,12 +37,44 @@ type TableSpec struct {
 	// MaxShards is how many CPUs may add to one series without contending: 8 for what happens many thousand times a
 	// second, 1 for what does not.
 	MaxShards int
-	// Decode reads the cgroup id and the attributes of the key's own from a key.
-	Decode func(key []byte) (cgroup uint64, attributes []Attribute)
+	// Global says that its series belong to no workload.
+	Global bool
+	// MaxSeries is the most series that there can be, where that is less than the series limit; else 0.
+	MaxSeries int
+	Decode    func(k *Kernel, key []byte) Key
 	// CountedBy is the table before it, if there is one, whose counters count the same events.
 	CountedBy   string
 	Instruments []Instrument
 }
+
+// Key is what a key in the kernel says.
+type Key struct {
+	Workload   uint64 // the id of its cgroup; 0: the series belongs to no workload
+	Culprit    uint64 // likewise of a second workload, whose attributes begin with CulpritPrefix
+	Attributes []Attribute
+}
+
+// CulpritPrefix is what the attributes of the workload begin with that an event is due to, beside those of whom it befalls.
+const CulpritPrefix = "linux.culprit."
+
+// Cost says what a probe costs, as measured (docs/benchmarks.md).
+type Cost struct {
+	Class CostClass
+	Text  string // of what, in figures
+}
+
+// CostClass is how much a probe costs a busy machine.
+type CostClass string
+
+// The classes of cost.
+const (
+	// Low: what it watches happens seldom, or takes a hundred times as long as the probe does.
+	Low CostClass = "low"
+	// Medium: it runs on a hot path, for some ten to a hundred ns.
+	Medium CostClass = "medium"
+	// High: it also costs where nothing is counted, as on every system call.
+	High CostClass = "high"
+)
 
 // Environment is what a collection is adapted to.
 type Environment struct {
@@ -46,6 +84,15 @@ type Environment struct {
 
 // scopePrefix begins the name of every instrumentation scope.
 const scopePrefix = "github.com/ebpf-sidecar/sidecar/probes/"
+
+// Requirements is what the probe needs of the kernel, for people.
+func (s *Spec) Requirements() string {
+	text := fmt.Sprintf("Linux %d.%d with BTF", s.Since[0], s.Since[1])
+	if s.Needs != "" {
+		text += " and " + s.Needs
+	}
+	return text
+}
 
 // Scope is the instrumentation scope of the probe's metrics.
 func (s *Spec) Scope() Scope { return Scope{Name: scopePrefix + s.Name, Version: s.Version} }

@@ -15,7 +15,7 @@ import (
 	"github.com/ebpf-sidecar/sidecar/series"
 )
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v2" learn testdata/learn.bpf.c
+//go:generate ../scripts/bpf2go.sh learn testdata/learn.bpf.c
 
 // learner is an index, and a program that learns cgroups for it.
 type learner struct {

@@ -23,6 +23,8 @@ type probeReport struct {
 	Default     bool     `json:"default"`
 	Enabled     bool     `json:"enabled"`
 	Supported   bool     `json:"supported"`
+	CostClass   string   `json:"cost_class"`
+	Cost        string   `json:"cost"`            // in figures
 	Error       string   `json:"error,omitempty"` // why it is not
 	Memory      uint64   `json:"memory"`          // bytes
 	Metrics     []string `json:"metrics"`
@@ -33,7 +35,7 @@ func probesCommand() *cobra.Command {
 	var output format
 	command := &cobra.Command{
 		Use:   "probes",
-		Short: "List the probes: what this kernel supports, what is on by default, and the memory that each takes",
+		Short: "List the probes: what this kernel supports, what is on by default, and what each takes",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			c, err := loadConfig(path)
@@ -85,6 +87,8 @@ func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.
 			Default:     probe.Spec.Default,
 			Enabled:     probe.Enabled,
 			Supported:   status.State == probes.Attached,
+			CostClass:   string(probe.Spec.Cost.Class),
+			Cost:        probe.Spec.Cost.Text,
 			Memory:      probe.Memory,
 		}
 		if status.Err != nil {
@@ -100,7 +104,7 @@ func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.
 
 func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "PROBE\tKERNEL\tDEFAULT\tENABLED\tMEMORY\tMEASURES")
+	fmt.Fprintln(table, "PROBE\tKERNEL\tDEFAULT\tENABLED\tMEMORY\tCOST\tMEASURES")
 	for _, r := range reports {
 		kernel, byDefault := "supported", "opt-in"
 		if !r.Supported {
@@ -109,8 +113,8 @@ func printProbes(w io.Writer, reports []probeReport, plan *probes.Plan) error {
 		if r.Default {
 			byDefault = "on"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%t\t%s\t%s\n", r.Name, kernel, byDefault, r.Enabled,
-			mebibytes(r.Memory), r.Description)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%t\t%s\t%s\t%s\n", r.Name, kernel, byDefault, r.Enabled,
+			mebibytes(r.Memory), r.CostClass, r.Description)
 	}
 	if err := table.Flush(); err != nil {
 		return err

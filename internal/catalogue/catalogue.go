@@ -13,7 +13,7 @@ func Of(specs []*probes.Spec) config.Catalogue {
 	for _, spec := range specs {
 		metrics := map[string]config.Switch{}
 		for instrument := range spec.Instruments() {
-			metrics[instrument.Name] = config.Switch{Description: instrument.Description, Default: true}
+			metrics[instrument.Name] = config.Switch{Description: instrument.Description, Default: !instrument.OptIn}
 		}
 		all[spec.Name] = config.Switch{Description: spec.Description, Default: spec.Default, Metrics: metrics}
 	}

@@ -35,13 +35,14 @@ func main() {
 // generate fills the pages in and writes them to a directory.
 func generate(directory string) error {
 	templates, err := template.New("").
-		Funcs(template.FuncMap{"kind": kind, "codes": codes, "type": typeOf, "cell": cell}).
+		Funcs(template.FuncMap{"kind": kind, "codes": codes, "type": typeOf, "cell": cell, "works": works, "metrics": metrics}).
 		ParseFS(pages, "*.md")
 	if err != nil {
 		return err
 	}
 	data := map[string]any{
 		"Probes":   probes.All(),
+		"Kernels":  kernels,
 		"Self":     telemetry.SelfMetrics(),
 		"Sections": sections(config.Reference(catalogue.Of(probes.All()))),
 	}
@@ -50,11 +51,54 @@ func generate(directory string) error {
 		if err := page.Execute(&b, data); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(directory, page.Name()), b.Bytes(), 0o644); err != nil {
+		write := os.WriteFile
+		path := filepath.Join(directory, page.Name())
+		if page.Name() == readme {
+			write, path = replacePart, filepath.Join(directory, "..", page.Name())
+		}
+		if err := write(path, b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readme is the page of which only a part is made, that between two marks.
+const (
+	readme    = "README.md"
+	beginMark = "<!-- Made by make generate, up to the next mark. -->\n"
+	endMark   = "<!-- End of what is made. -->\n"
+)
+
+// replacePart replaces what is between the marks of a file.
+func replacePart(path string, content []byte, mode os.FileMode) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, begun := bytes.Cut(page, []byte(beginMark))
+	_, after, ended := bytes.Cut(rest, []byte(endMark))
+	if !begun || !ended {
+		return fmt.Errorf("%s: no part between the lines %q and %q", path, beginMark, endMark)
+	}
+	return os.WriteFile(path, slices.Concat(before, []byte(beginMark), content, []byte(endMark), after), mode)
+}
+
+func metrics(spec *probes.Spec) []*probes.Instrument { return slices.Collect(spec.Instruments()) }
+
+// kernels are those of the matrix, e2e/vm.
+var kernels = []string{"5.10", "6.1", "6.12", "7.2"}
+
+// works says whether a probe works on a kernel.
+func works(spec *probes.Spec, kernel string) (string, error) {
+	var version [2]uint32
+	if _, err := fmt.Sscanf(kernel, "%d.%d", &version[0], &version[1]); err != nil {
+		return "", err
+	}
+	if slices.Compare(version[:], spec.Since[:]) < 0 {
+		return fmt.Sprintf("unsupported: needs %d.%d", spec.Since[0], spec.Since[1]), nil
+	}
+	return "works", nil
 }
 
 func kind(i *probes.Instrument) string {
