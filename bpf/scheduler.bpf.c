@@ -1,7 +1,7 @@
 //go:build ignore
 
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-/* The scheduler: context switches, and how long tasks waited for a CPU. */
+/* The scheduler: context switches, who preempts whom, and how long tasks waited for a CPU. */
 #include "compat.bpf.h"
 #include "histogram.bpf.h"
 #include "task.bpf.h"
@@ -11,6 +11,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 const volatile bool run_queue_enabled = true;
 const volatile bool context_switches_enabled = true;
+const volatile bool preemptions_enabled = true;
 
 struct schedule_cell {
 	__u64 voluntary;
@@ -19,6 +20,17 @@ struct schedule_cell {
 };
 
 CACHED_SERIES_BY_WORKLOAD(schedules, __u64, struct schedule_cell)
+
+struct preemption_key {
+	__u64 victim;  /* cgroups */
+	__u64 culprit;
+};
+
+struct preemption_cell {
+	__u64 preemptions;
+};
+
+SERIES_BY_KEY(preemptions, struct preemption_key, struct preemption_cell)
 
 /* For scheduler_switched alone. */
 static __always_inline struct schedule_cell *schedule_cell(struct task_struct *task)
@@ -91,14 +103,38 @@ static __always_inline unsigned long switch_prev_state(__u64 *ctx, struct task_s
 	return ((struct task_struct___before_5_14 *)prev)->state;
 }
 
-/* The kernel's rule (kernel/sched/core.c, __schedule): a task that was not preempted and does not want to run gave way. */
-static __always_inline void count_switch(__u64 *ctx, struct task_struct *prev)
+static __noinline __u32 preemption_create(struct preemption_key *key, struct cgroup *victim, struct cgroup *culprit)
 {
-	bool preempted = ctx[0] || !switch_prev_state(ctx, prev);
-	struct schedule_cell *cell = schedule_cell(prev);
+	return workload_known(victim) && workload_known(culprit) ? preemptions_create(key) : SERIES_OVERFLOW;
+}
+
+static __always_inline void count_preemption(struct task_struct *prev, struct task_struct *next)
+{
+	struct cgroup *victim = task_cgroup(prev), *culprit = task_cgroup(next);
+	struct preemption_key key = {workload_id(victim), workload_id(culprit)};
+	__u32 *slot = bpf_map_lookup_elem(&preemptions_keys, &key);
+	struct preemption_cell *cell = preemptions_cell(slot ? *slot : preemption_create(&key, victim, culprit));
 
 	if (cell)
-		add(preempted ? &cell->involuntary : &cell->voluntary, 1);
+		add(&cell->preemptions, 1);
+}
+
+/*
+ * The kernel's rule (kernel/sched/core.c, __schedule): a task that was not preempted and does not want to run gave way. Nobody
+ * takes the CPU from the idle task, whose pid is 0.
+ */
+static __always_inline void count_switch(__u64 *ctx, struct task_struct *prev, struct task_struct *next)
+{
+	bool preempted = ctx[0] || !switch_prev_state(ctx, prev);
+
+	if (context_switches_enabled) {
+		struct schedule_cell *cell = schedule_cell(prev);
+
+		if (cell)
+			add(preempted ? &cell->involuntary : &cell->voluntary, 1);
+	}
+	if (preemptions_enabled && preempted && prev->pid)
+		count_preemption(prev, next);
 }
 
 /*
@@ -132,8 +168,8 @@ static __always_inline void record_wait(struct task_struct *next)
 SEC("tp_btf/sched_switch")
 int scheduler_switched(__u64 *ctx)
 {
-	if (context_switches_enabled && policy.open)
-		count_switch(ctx, (struct task_struct *)ctx[1]);
+	if ((context_switches_enabled || preemptions_enabled) && policy.open)
+		count_switch(ctx, (struct task_struct *)ctx[1], (struct task_struct *)ctx[2]);
 	if (run_queue_enabled)
 		record_wait((struct task_struct *)ctx[2]);
 	return 0;

@@ -33,6 +33,24 @@ type SchedulerPolicy struct {
 	Epoch uint32
 }
 
+type SchedulerPreemptionCell struct {
+	_           structs.HostLayout
+	Preemptions uint64
+}
+
+type SchedulerPreemptionKey struct {
+	_       structs.HostLayout
+	Victim  uint64
+	Culprit uint64
+}
+
+type SchedulerPreemptionsInfo struct {
+	_       structs.HostLayout
+	Created uint64
+	Live    uint64
+	Key     SchedulerPreemptionKey
+}
+
 type SchedulerScheduleCell struct {
 	_           structs.HostLayout
 	Voluntary   uint64
@@ -72,6 +90,10 @@ const (
 	SchedulerMapCgroupsFree            = "cgroups_free"
 	SchedulerMapCgroupsInfo            = "cgroups_info"
 	SchedulerMapCgroupsKeys            = "cgroups_keys"
+	SchedulerMapPreemptionsCells       = "preemptions_cells"
+	SchedulerMapPreemptionsFree        = "preemptions_free"
+	SchedulerMapPreemptionsInfo        = "preemptions_info"
+	SchedulerMapPreemptionsKeys        = "preemptions_keys"
 	SchedulerMapSchedulerTask          = "scheduler_task"
 	SchedulerMapSchedulerTaskByAddress = "scheduler_task_by_address"
 	SchedulerMapSchedulesCache         = "schedules_cache"
@@ -92,6 +114,10 @@ const (
 	SchedulerVarKernelVersion          = "kernel_version"
 	SchedulerVarMissed                 = "missed"
 	SchedulerVarPolicy                 = "policy"
+	SchedulerVarPreemptionsEnabled     = "preemptions_enabled"
+	SchedulerVarPreemptionsFull        = "preemptions_full"
+	SchedulerVarPreemptionsShards      = "preemptions_shards"
+	SchedulerVarPreemptionsSlots       = "preemptions_slots"
 	SchedulerVarRunQueueEnabled        = "run_queue_enabled"
 	SchedulerVarSchedulesFull          = "schedules_full"
 	SchedulerVarSchedulesShards        = "schedules_shards"
@@ -154,6 +180,10 @@ type SchedulerMapSpecs struct {
 	CgroupsFree            *ebpf.MapSpec `ebpf:"cgroups_free"`
 	CgroupsInfo            *ebpf.MapSpec `ebpf:"cgroups_info"`
 	CgroupsKeys            *ebpf.MapSpec `ebpf:"cgroups_keys"`
+	PreemptionsCells       *ebpf.MapSpec `ebpf:"preemptions_cells"`
+	PreemptionsFree        *ebpf.MapSpec `ebpf:"preemptions_free"`
+	PreemptionsInfo        *ebpf.MapSpec `ebpf:"preemptions_info"`
+	PreemptionsKeys        *ebpf.MapSpec `ebpf:"preemptions_keys"`
 	SchedulerTask          *ebpf.MapSpec `ebpf:"scheduler_task"`
 	SchedulerTaskByAddress *ebpf.MapSpec `ebpf:"scheduler_task_by_address"`
 	SchedulesCache         *ebpf.MapSpec `ebpf:"schedules_cache"`
@@ -176,6 +206,10 @@ type SchedulerVariableSpecs struct {
 	KernelVersion          *ebpf.VariableSpec `ebpf:"kernel_version"`
 	Missed                 *ebpf.VariableSpec `ebpf:"missed"`
 	Policy                 *ebpf.VariableSpec `ebpf:"policy"`
+	PreemptionsEnabled     *ebpf.VariableSpec `ebpf:"preemptions_enabled"`
+	PreemptionsFull        *ebpf.VariableSpec `ebpf:"preemptions_full"`
+	PreemptionsShards      *ebpf.VariableSpec `ebpf:"preemptions_shards"`
+	PreemptionsSlots       *ebpf.VariableSpec `ebpf:"preemptions_slots"`
 	RunQueueEnabled        *ebpf.VariableSpec `ebpf:"run_queue_enabled"`
 	SchedulesFull          *ebpf.VariableSpec `ebpf:"schedules_full"`
 	SchedulesShards        *ebpf.VariableSpec `ebpf:"schedules_shards"`
@@ -206,6 +240,10 @@ type SchedulerMaps struct {
 	CgroupsFree            *ebpf.Map `ebpf:"cgroups_free"`
 	CgroupsInfo            *ebpf.Map `ebpf:"cgroups_info"`
 	CgroupsKeys            *ebpf.Map `ebpf:"cgroups_keys"`
+	PreemptionsCells       *ebpf.Map `ebpf:"preemptions_cells"`
+	PreemptionsFree        *ebpf.Map `ebpf:"preemptions_free"`
+	PreemptionsInfo        *ebpf.Map `ebpf:"preemptions_info"`
+	PreemptionsKeys        *ebpf.Map `ebpf:"preemptions_keys"`
 	SchedulerTask          *ebpf.Map `ebpf:"scheduler_task"`
 	SchedulerTaskByAddress *ebpf.Map `ebpf:"scheduler_task_by_address"`
 	SchedulesCache         *ebpf.Map `ebpf:"schedules_cache"`
@@ -221,6 +259,10 @@ func (m *SchedulerMaps) Close() error {
 		m.CgroupsFree,
 		m.CgroupsInfo,
 		m.CgroupsKeys,
+		m.PreemptionsCells,
+		m.PreemptionsFree,
+		m.PreemptionsInfo,
+		m.PreemptionsKeys,
 		m.SchedulerTask,
 		m.SchedulerTaskByAddress,
 		m.SchedulesCache,
@@ -244,6 +286,10 @@ type SchedulerVariables struct {
 	KernelVersion          *ebpf.Variable `ebpf:"kernel_version"`
 	Missed                 *ebpf.Variable `ebpf:"missed"`
 	Policy                 *ebpf.Variable `ebpf:"policy"`
+	PreemptionsEnabled     *ebpf.Variable `ebpf:"preemptions_enabled"`
+	PreemptionsFull        *ebpf.Variable `ebpf:"preemptions_full"`
+	PreemptionsShards      *ebpf.Variable `ebpf:"preemptions_shards"`
+	PreemptionsSlots       *ebpf.Variable `ebpf:"preemptions_slots"`
 	RunQueueEnabled        *ebpf.Variable `ebpf:"run_queue_enabled"`
 	SchedulesFull          *ebpf.Variable `ebpf:"schedules_full"`
 	SchedulesShards        *ebpf.Variable `ebpf:"schedules_shards"`

@@ -230,7 +230,7 @@ static __always_inline bool key_equal(const __u64 *a, const __u64 *b, int words)
 		return slot == SERIES_OVERFLOW ? SERIES_OVERFLOW : name##_publish(key, slot);                          \
 	}                                                                                                              \
                                                                                                                        \
-	static __always_inline __u32 name##_slot(key_type *key)                                                        \
+	static __always_inline __attribute__((unused)) __u32 name##_slot(key_type *key)                                \
 	{                                                                                                              \
 		__u32 *slot = bpf_map_lookup_elem(&name##_keys, key);                                                  \
                                                                                                                        \

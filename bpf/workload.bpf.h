@@ -96,6 +96,16 @@ __noinline int workload_learn(__u64 address)
 	return 1;
 }
 
+/* Whether series can be the cgroup's: it is known, or nobody asks. */
+static __always_inline bool workload_known(struct cgroup *cgroup)
+{
+	__u64 address;
+
+	/* What is read from memory is a number to the verifier. */
+	bpf_probe_read_kernel(&address, sizeof(address), &cgroup);
+	return !by_workload || workload_learn(address);
+}
+
 /*
  * SERIES_BY_WORKLOAD is SERIES whose keys hold a workload_id(). name_slot() returns the key's slot and creates the series
  * at its first event.
@@ -105,12 +115,9 @@ __noinline int workload_learn(__u64 address)
                                                                                                                        \
 	static __noinline __u32 name##_create(key_type *key, struct cgroup *cgroup)                                    \
 	{                                                                                                              \
-		__u64 address;                                                                                         \
 		__u32 slot;                                                                                            \
                                                                                                                        \
-		/* What is read from memory is a number to the verifier. */                                            \
-		bpf_probe_read_kernel(&address, sizeof(address), &cgroup);                                             \
-		if (by_workload && !workload_learn(address))                                                           \
+		if (!workload_known(cgroup))                                                                           \
 			return SERIES_OVERFLOW;                                                                        \
 		slot = name##_claim();                                                                                 \
 		return slot == SERIES_OVERFLOW ? SERIES_OVERFLOW : name##_publish(key, slot);                          \

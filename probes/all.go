@@ -5,5 +5,6 @@ func All() []*Spec {
 	return []*Spec{
 		process(),
 		scheduler(),
+		faults(),
 	}
 }

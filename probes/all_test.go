@@ -88,8 +88,12 @@ func TestCells(t *testing.T) {
 				t.Errorf("%s: %v", spec.Name, err)
 				continue
 			}
-			if collection.Variables[table.Name+"_enabled"] == nil && len(spec.Tables) > 1 {
-				t.Errorf("table %s has no switch", table.Name)
+			for _, instrument := range table.Instruments {
+				own := instrument.Switch != ""
+				if collection.Variables[table.Name+"_enabled"] == nil && (own || len(spec.Tables) > 1) &&
+					collection.Variables[instrument.Switch] == nil {
+					t.Errorf("%s has no switch", instrument.Name)
+				}
 			}
 			uses := make([]string, layout.CellSize/8) // by word
 			for _, instrument := range table.Instruments {

@@ -18,6 +18,9 @@ type Instrument struct {
 	Description string
 	Kind        Kind
 	OptIn       bool // off unless configured otherwise
+	// Switch is the constant in the BPF file that is true if the instrument is on, where it has one of its own besides its
+	// table's.
+	Switch string
 	// Attributes lists the keys that the points may carry, for documentation; workload attributes are implied by
 	// the table's key.
 	Attributes []string

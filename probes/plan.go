@@ -119,12 +119,13 @@ func (p *ProbePlan) prepare(options Options, kernel *Kernel) error {
 		return fmt.Errorf("read the collection: %w", err)
 	}
 	p.spec = spec
+	errs := []error{kernel.configure(spec)}
 	metrics := make(map[string]bool)
 	for instrument := range p.Spec.Instruments() {
 		metrics[instrument.Name] = options.metric(p.Spec, instrument)
+		errs = append(errs, setIfAsked(spec, instrument.Switch, metrics[instrument.Name]))
 	}
 	enabled := func(metric string) bool { return metrics[metric] }
-	errs := []error{kernel.configure(spec)}
 	if p.Spec.Adapt != nil {
 		errs = append(errs, p.Spec.Adapt(spec, Environment{Kernel: kernel, Enabled: enabled}))
 	}

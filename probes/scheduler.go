@@ -1,7 +1,6 @@
 package probes
 
 import (
-	"errors"
 	"maps"
 	"strings"
 	"unsafe"
@@ -33,10 +32,7 @@ func scheduler() *Spec {
 					return strings.HasPrefix(name, "scheduler_task_") // they keep the states of tasks
 				})
 			}
-			return errors.Join(
-				spec.Variables["context_switches_enabled"].Set(env.Enabled(switches)),
-				spec.Variables["run_queue_enabled"].Set(env.Enabled(runQueue)),
-			)
+			return nil
 		},
 		Tables: []TableSpec{{
 			Name:      "schedules",
@@ -46,6 +42,7 @@ func scheduler() *Spec {
 				Name:        switches,
 				Unit:        "{context_switch}",
 				Description: "Context switches away from the workload's tasks",
+				Switch:      "context_switches_enabled",
 				Attributes:  []string{switchType},
 				Values: []Value{{
 					Offset:     unsafe.Offsetof(bpf.SchedulerScheduleCell{}.Voluntary),
@@ -59,8 +56,26 @@ func scheduler() *Spec {
 				Unit:        "s",
 				Description: "How long tasks that could run waited for a CPU, each time that they got one",
 				Kind:        Histogram,
+				Switch:      "run_queue_enabled",
 				Range:       latencyRange,
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.SchedulerScheduleCell{}.Wait)}},
+			}},
+		}, {
+			Name:      "preemptions",
+			MaxShards: 8,
+			Decode: func(_ *Kernel, key []byte) Key {
+				k := (*bpf.SchedulerPreemptionKey)(unsafe.Pointer(&key[0]))
+				return Key{Workload: k.Victim, Culprit: k.Culprit}
+			},
+			CountedBy: "schedules",
+			Instruments: []Instrument{{
+				Name: "linux.scheduler.preemptions",
+				Unit: "{preemption}",
+				Description: "Times that a task of the workload had to give up the CPU though it could have run on, by the workload " +
+					"that got it",
+				OptIn:      true,
+				Attributes: []string{CulpritPrefix + "*"},
+				Values:     []Value{{Offset: unsafe.Offsetof(bpf.SchedulerPreemptionCell{}.Preemptions)}},
 			}},
 		}},
 	}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 const (
 	contextSwitches = "linux.scheduler.context_switches"
 	runQueue        = "linux.scheduler.run_queue.duration"
+	preemptions     = "linux.scheduler.preemptions"
 	switchType      = "process.context_switch.type"
 )
 
@@ -210,4 +212,41 @@ func TestSchedulerAgainstProc(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSchedulerPreemptions has a process compete with two others, each in a cgroup of its own: who took its CPU adds up to what
+// the kernel counts of it.
+func TestSchedulerPreemptions(t *testing.T) {
+	options := loadOnly("scheduler", LinuxCgroup)
+	options.Metric = func(_, metric string) bool { return metric == preemptions }
+	set := open(t, options)
+	hidden := kerneltest.HiddenSwitches(t)
+	cpu := allowedCPUs(t)[0]
+	victims, spinners, starvers := kerneltest.NewCgroup(t, ""), kerneltest.NewCgroup(t, ""), kerneltest.NewCgroup(t, "")
+	victim := start(t, helper(t, victims, "spin"), cpu)
+	spinner := start(t, helper(t, spinners, "spin"), cpu)
+	starver := start(t, helper(t, starvers, "starve"), cpu)
+	time.Sleep(time.Duration(random(t, "ms", 500, 1500)) * time.Millisecond)
+	// The others first, so that none of them takes a CPU when it is counted.
+	counts := map[*kerneltest.Cgroup]kerneltest.TaskCounts{
+		spinners: stop(t, spinner.Process.Pid), starvers: stop(t, starver.Process.Pid), victims: stop(t, victim.Process.Pid),
+	}
+	snapshot := read(t, set)
+	lost := kerneltest.HiddenSwitches(t) - hidden
+	for group, want := range counts {
+		got := total(t, snapshot, preemptions, in(group))
+		within(t, "preemptions of "+group.Name, got, want.Involuntary-min(lost, want.Involuntary), want.Involuntary)
+		t.Logf("%s: %v", group.Name, by(t, snapshot, preemptions, CulpritPrefix+LinuxCgroup, in(group)))
+	}
+	culprits := by(t, snapshot, preemptions, CulpritPrefix+LinuxCgroup, in(victims))
+	var taken uint64
+	for culprit, n := range culprits {
+		if strings.HasSuffix(culprit.(string), spinners.Name) || strings.HasSuffix(culprit.(string), starvers.Name) {
+			taken += n
+		}
+	}
+	if taken < 10 || 2*taken < total(t, snapshot, preemptions, in(victims)) {
+		t.Errorf("of the victim's preemptions only %d are by those that it competes with", taken)
+	}
+	same(t, "context switches, which are off", uint64(len(snapshot.Metrics)), 1)
 }

@@ -196,7 +196,7 @@ func TestAcknowledgesOnlyAll(t *testing.T) {
 			}
 			m := metricsByName(requests)
 			refused := false
-			for _, p := range m["sidecar.export.points"].GetSum().GetDataPoints() {
+			for _, p := range m["otel.sdk.exporter.metric_data_point.exported"].GetSum().GetDataPoints() {
 				refused = refused || strings.Contains(test.refused, fmt.Sprint(attributesOf(p.Attributes)["error.type"])) && p.GetAsInt() > 0
 			}
 			aged := false
@@ -204,7 +204,7 @@ func TestAcknowledgesOnlyAll(t *testing.T) {
 				aged = aged || p.GetAsDouble() > 0
 			}
 			if !refused || !aged {
-				t.Errorf("the self-metrics tell nothing: %v, %v", m["sidecar.export.points"], m["sidecar.export.unacknowledged.age"])
+				t.Errorf("the self-metrics tell nothing: %v, %v", m["otel.sdk.exporter.metric_data_point.exported"], m["sidecar.export.unacknowledged.age"])
 			}
 			if len(log.lines(t, "export failing")) != 1 || len(log.lines(t, "export recovered")) != 1 {
 				t.Error(log.text())

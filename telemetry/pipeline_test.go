@@ -159,7 +159,9 @@ func TestSelfMetrics(t *testing.T) {
 			t.Errorf("%s %v: got %v, want %d", want.metric, want.attrs, got.GetAsInt(), want.value)
 		}
 	}
-	if n := numberOf(t, m["sidecar.export.points"], map[string]any{}); n.GetAsInt() < 20 {
+	if n := numberOf(t, m["otel.sdk.exporter.metric_data_point.exported"], map[string]any{
+		"otel.component.type": "otlp_grpc_metric_exporter", "otel.component.name": "otlp_grpc_metric_exporter/0",
+	}); n.GetAsInt() < 20 {
 		t.Errorf("points: %v", n)
 	}
 	if cpu := m["sidecar.probe.cpu.time"].GetSum().GetDataPoints(); len(cpu) != 1 || cpu[0].GetAsDouble() != 1.5 {

@@ -3,11 +3,13 @@ package telemetry
 import (
 	"context"
 	"runtime"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/otelconv"
 
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
@@ -38,6 +40,11 @@ const (
 	goVersionKey  = semconv.ProcessRuntimeVersionKey
 )
 
+// exporterKeys are the attributes of what is told of the exporter.
+var exporterKeys = []string{
+	string(semconv.ErrorTypeKey), string(semconv.OTelComponentNameKey), string(semconv.OTelComponentTypeKey),
+}
+
 var (
 	probeEvents = SelfMetric{"sidecar.probe.events", "{event}", "counter",
 		"Kernel events that a probe counted.",
@@ -63,12 +70,12 @@ var (
 	collectionDuration = SelfMetric{"sidecar.collection.duration", "s", "histogram",
 		"Time to read all probes once.",
 		[]string{string(semconv.ErrorTypeKey)}}
-	exportDuration = SelfMetric{"sidecar.export.duration", "s", "histogram",
+	exportDuration = SelfMetric{otelconv.SDKExporterOperationDuration{}.Name(), "s", "histogram",
 		"Time of one OTLP request, its repetitions included.",
-		[]string{string(semconv.ErrorTypeKey)}}
-	exportPoints = SelfMetric{"sidecar.export.points", "{point}", "counter",
+		exporterKeys}
+	exportPoints = SelfMetric{otelconv.SDKExporterMetricDataPointExported{}.Name(), "{data_point}", "counter",
 		"Points sent to the OTLP receiver: without error.type those it accepted.",
-		[]string{string(semconv.ErrorTypeKey)}}
+		exporterKeys}
 	unacknowledgedAge = SelfMetric{"sidecar.export.unacknowledged.age", "s", "gauge",
 		"Age of the oldest collection since the last one that was accepted whole; 0 when that is the latest.",
 		nil}
@@ -92,6 +99,7 @@ var probeStates = []probes.State{probes.Attached, probes.Disabled, probes.Unsupp
 type selfMetrics struct {
 	collection, export metric.Float64Histogram
 	points             metric.Int64Counter
+	exporter           []attribute.KeyValue
 
 	observables map[string]metric.Int64Observable
 	cpuTime     metric.Float64ObservableCounter
@@ -100,7 +108,7 @@ type selfMetrics struct {
 
 // newSelfMetrics makes the instruments. begin is called at the beginning of every cycle, in the callback of the first.
 func newSelfMetrics(meter metric.Meter, o Options, begin func(context.Context)) (*selfMetrics, error) {
-	s := &selfMetrics{observables: make(map[string]metric.Int64Observable)}
+	s := &selfMetrics{exporter: exporterAttributes(o), observables: make(map[string]metric.Int64Observable)}
 	build := metric.WithAttributeSet(buildAttributes(o))
 	for _, m := range SelfMetrics() {
 		var (
@@ -149,6 +157,15 @@ func buildAttributes(o Options) attribute.Set {
 	return attribute.NewSet(attrs...)
 }
 
+// exporterAttributes tell the exporter from others: there is one.
+func exporterAttributes(o Options) []attribute.KeyValue {
+	kind := semconv.OTelComponentTypeOtlpGRPCMetricExporter
+	if o.OTLP != nil && o.OTLP.Protocol == HTTP {
+		kind = semconv.OTelComponentTypeOtlpHTTPMetricExporter
+	}
+	return []attribute.KeyValue{kind, semconv.OTelComponentName(kind.Value.AsString() + "/0")}
+}
+
 // register has f called in every cycle, to observe.
 func (s *selfMetrics) register(meter metric.Meter, f metric.Callback) error {
 	all := []metric.Observable{s.age, s.cpuTime}
@@ -195,23 +212,23 @@ func (s *selfMetrics) observe(o metric.Observer, snapshot *probes.Snapshot, age 
 
 // collected records one reading of the probes.
 func (s *selfMetrics) collected(ctx context.Context, d time.Duration, err error) {
-	s.collection.Record(ctx, d.Seconds(), errorAttributes(errorType(err)))
+	s.collection.Record(ctx, d.Seconds(), withError(nil, errorType(err)))
 }
 
 // exported records one request and what became of its points.
 func (s *selfMetrics) exported(ctx context.Context, d time.Duration, accepted, refused int, errorType string) {
-	s.export.Record(ctx, d.Seconds(), errorAttributes(errorType))
+	s.export.Record(ctx, d.Seconds(), withError(s.exporter, errorType))
 	if accepted > 0 {
-		s.points.Add(ctx, int64(accepted))
+		s.points.Add(ctx, int64(accepted), withError(s.exporter, ""))
 	}
 	if refused > 0 {
-		s.points.Add(ctx, int64(refused), errorAttributes(errorType))
+		s.points.Add(ctx, int64(refused), withError(s.exporter, errorType))
 	}
 }
 
-func errorAttributes(errorType string) metric.MeasurementOption {
-	if errorType == "" {
-		return metric.WithAttributes()
+func withError(attributes []attribute.KeyValue, errorType string) metric.MeasurementOption {
+	if errorType != "" {
+		attributes = append(slices.Clip(attributes), semconv.ErrorTypeKey.String(errorType))
 	}
-	return metric.WithAttributes(semconv.ErrorTypeKey.String(errorType))
+	return metric.WithAttributes(attributes...)
 }

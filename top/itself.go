@@ -69,8 +69,11 @@ func (d *data) export() []string {
 	for i := range d.frame.Readings {
 		r := &d.frame.Readings[i]
 		if to := map[string]*sum{
-			"sidecar.collection.duration": &collection, "sidecar.export.duration": &request, "sidecar.export.points": &points,
-			"sidecar.export.unacknowledged.age": &age, "go.memory.used": &memory,
+			"sidecar.collection.duration":                  &collection,
+			"otel.sdk.exporter.operation.duration":         &request,
+			"otel.sdk.exporter.metric_data_point.exported": &points,
+			"sidecar.export.unacknowledged.age":            &age,
+			"go.memory.used":                               &memory,
 		}[r.Name]; to != nil && (to != &points || r.Attribute("error.type") == "") { // the points that arrived
 			to.add(r)
 		}

@@ -241,7 +241,7 @@ func TestItself(t *testing.T) {
 		s := &readings.Series{Metric: &readings.Metric{Name: name}, Attributes: []readings.Attribute{{Key: attribute[0], Value: attribute[1]}}}
 		return readings.Reading{Series: s, Total: readings.Value{Number: number}}
 	}
-	points := []readings.Reading{of("sidecar.export.points", 7, "", ""), of("sidecar.export.points", 9, "error.type", "timeout")}
+	points := []readings.Reading{of("otel.sdk.exporter.metric_data_point.exported", 7, "", ""), of("otel.sdk.exporter.metric_data_point.exported", 9, "error.type", "timeout")}
 	events := of("sidecar.probe.events", 1, "sidecar.probe.name", "p")
 	for _, test := range []struct {
 		readings []readings.Reading

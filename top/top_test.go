@@ -133,10 +133,10 @@ func testFrames(n int) []*readings.Frame {
 			}
 		}
 		took := readings.Histogram{Scale: 3, Offset: -80, Counts: []uint64{uint64(i)}}
-		for _, name := range []string{"sidecar.collection.duration", "sidecar.export.duration"} {
+		for _, name := range []string{"sidecar.collection.duration", "otel.sdk.exporter.operation.duration"} {
 			add(self, name, "s", readings.Distribution, readings.Value{Number: at, Histogram: &took})
 		}
-		add(self, "sidecar.export.points", "{point}", readings.Counter, number(at*100))
+		add(self, "otel.sdk.exporter.metric_data_point.exported", "{data_point}", readings.Counter, number(at*100))
 		add(self, "sidecar.export.unacknowledged.age", "s", readings.Level, number(0))
 		add("go.opentelemetry.io/contrib/instrumentation/runtime", "go.memory.used", "By", readings.Level, number(12<<20), "go.memory.type", "other")
 		frames = append(frames, store.Frame(begin.Add(time.Duration(i)*time.Second)))

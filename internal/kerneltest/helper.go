@@ -29,7 +29,7 @@ func init() {
 // BeHelper runs the helper that was asked for, one of a package's own or of those below, and ends the process. It returns
 // if there was none.
 func BeHelper(own map[string]func(arguments []string)) {
-	helpers := map[string]func(arguments []string){"leader": helpLeader, "group": helpGroup, "threads": helpThreads, "wait": helpWait}
+	helpers := map[string]func(arguments []string){"leader": helpLeader, "group": helpGroup, "threads": helpThreads, "wait": func([]string) { Wait() }}
 	maps.Copy(helpers, own)
 	if words := strings.Fields(os.Getenv(HelperVariable)); len(words) > 0 {
 		helpers[words[0]](words[1:])
@@ -88,7 +88,7 @@ func helpGroup(arguments []string) {
 // helpThreads says so when there are n threads more, and stays.
 func helpThreads(arguments []string) {
 	StartThreads(Number(arguments, 0))
-	helpWait(nil)
+	Wait()
 }
 
 // StartThreads returns when there are n threads more, which then sleep.
@@ -105,8 +105,8 @@ func StartThreads(n int) {
 	ready.Wait()
 }
 
-// helpWait says that it is there, and stays until its input ends.
-func helpWait([]string) {
+// Wait says that a helper is there, and returns when its input ends.
+func Wait() {
 	fmt.Println("ready")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 }
