@@ -91,6 +91,9 @@ func (k *Kernel) taskStorage() bool { return k.atLeast(5, 12) }
 // preemptibleTracepoints tells whether a tracepoint can be preempted.
 func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
+// supports tells whether the kernel is new enough for a probe.
+func (k *Kernel) supports(spec *Spec) bool { return k.atLeast(spec.Since[0], spec.Since[1]) }
+
 func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
 
 // explain adds what is known of the cause and what to do about it to an error of the kernel's.

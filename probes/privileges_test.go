@@ -144,8 +144,8 @@ func countUnprivileged(n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
-	for _, status := range set.Status() {
-		if status.State != Attached {
+	for i, status := range set.Status() {
+		if status.State != Attached && kernel.supports(All()[i]) {
 			return fmt.Errorf("%s: %w", status.State, status.Err)
 		}
 	}

@@ -117,9 +117,6 @@ func (s *Set) load(probe *loaded) error {
 	if probe.Err != nil {
 		return probe.Err
 	}
-	if since := probe.Spec.Since; !s.plan.kernel.atLeast(since[0], since[1]) {
-		return fmt.Errorf("the kernel does not tell enough: %w", ebpf.ErrNotSupported)
-	}
 	if err := s.plan.cgroups.Configure(probe.spec, cgroupsTable); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func TestProbesThatCannotBe(t *testing.T) {
 		t.Log(status.Err)
 	}
 	for _, spec := range All() {
-		if status := states[spec.Name]; status.State != Attached || status.Err != nil || spec.Default && status.Events == 0 {
+		if status := states[spec.Name]; set.plan.kernel.supports(spec) && (status.State != Attached || status.Err != nil) {
 			t.Errorf("%s: %+v", spec.Name, status)
 		}
 	}
@@ -166,7 +166,9 @@ func TestPlanAgainstKernel(t *testing.T) {
 			var maps string
 			collections := []*ebpf.Collection{set.shared}
 			for _, probe := range set.probes {
-				collections = append(collections, probe.coll)
+				if probe.coll != nil { // else this kernel is too old for it
+					collections = append(collections, probe.coll)
+				}
 			}
 			for _, collection := range collections {
 				for name, m := range collection.Maps {
@@ -189,7 +191,7 @@ func TestPlanAgainstKernel(t *testing.T) {
 			}
 			t.Logf("%d bytes, planned %d", sum, set.plan.Memory)
 			// Something for each map is more than it takes, however many series there are.
-			within(t, "bytes", sum, set.plan.Memory-64<<10, set.plan.Memory)
+			within(t, "bytes", sum, set.plan.Memory-uint64(len(memory))*4<<10, set.plan.Memory)
 			if t.Failed() {
 				t.Log(maps)
 			}
