@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -35,7 +36,7 @@ type event struct {
 // events are the table's rows. fork, exec and exit are parts of a process, so that the clock tells only the whole.
 func events() []event {
 	all := runtime.NumCPU()
-	return []event{
+	return slices.Concat([]event{
 		{"context switch", "scheduler", []string{"sched_switch"}, "switches", 1, 300, true, scriptWaits, runqlat},
 		{"context switch", "scheduler", []string{"sched_switch"}, "switches", all, 300, true, scriptWaits, runqlat},
 		{"wake-up", "scheduler", []string{"sched_switch"}, "wakeups", all, 300, true, scriptWaits, runqlat},
@@ -47,7 +48,7 @@ func events() []event {
 			"fork, exec and exit", "process", []string{"task_newtask", "sched_process_exec", "sched_process_exit"},
 			"executions", 1, 10, true, scriptForks + scriptExecs + scriptExits, append(execsnoop, exitsnoop...),
 		},
-	}
+	}, faultEvents())
 }
 
 // contender is something to attach.

@@ -107,7 +107,7 @@ func switches(arguments []string) error {
 	if err := numbers(arguments, &cpu); err != nil {
 		return err
 	}
-	return pingPong(cpu, cpu)
+	return pingPong(cpu, cpu, nothingMore)
 }
 
 // wakeups is a part: the same, but the other thread is on the next CPU, so that every event is a wake-up of another CPU too.
@@ -116,10 +116,13 @@ func wakeups(arguments []string) error {
 	if err := numbers(arguments, &cpu); err != nil {
 		return err
 	}
-	return pingPong(cpu, (cpu+1)%runtime.NumCPU())
+	return pingPong(cpu, (cpu+1)%runtime.NumCPU(), nothingMore)
 }
 
-func pingPong(cpu, other int) error {
+func nothingMore() error { return nil }
+
+// pingPong has two threads wait for each other. One does something more each time.
+func pingPong(cpu, other int, more func() error) error {
 	// The threads are in system calls that the scheduler of goroutines does not know of, and that nothing may wait for.
 	debug.SetGCPercent(-1)
 	runtime.GOMAXPROCS(4)
@@ -140,7 +143,7 @@ func pingPong(cpu, other int) error {
 	return batches(func(n int) (b batch, err error) {
 		before, begin := contextSwitches(), monotonic()
 		for range n / 2 {
-			if err := errors.Join(move(unix.SYS_WRITE, there[1]), move(unix.SYS_READ, back[0])); err != nil {
+			if err := errors.Join(more(), move(unix.SYS_WRITE, there[1]), move(unix.SYS_READ, back[0])); err != nil {
 				return b, err
 			}
 		}

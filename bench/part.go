@@ -18,6 +18,7 @@ var parts = map[string]func(arguments []string) error{
 	"switches":   switches,
 	"wakeups":    wakeups,
 	"executions": executions,
+	"faults":     faults,
 	"receive":    receive,
 	"export":     export,
 	"load":       loadProbes,
