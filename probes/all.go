@@ -5,6 +5,7 @@ func All() []*Spec {
 	return []*Spec{
 		process(),
 		scheduler(),
+		signals(),
 		faults(),
 	}
 }
