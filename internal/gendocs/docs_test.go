@@ -72,13 +72,34 @@ func TestReferences(t *testing.T) {
 				t.Errorf("%s: %v", page, err)
 			}
 		}
-		if filepath.Base(page) == "adding-a-probe.md" {
-			continue // its tests are not written yet
-		}
 		for _, name := range regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(b), -1) {
 			if !strings.Contains(tests, "func "+name+"(") {
 				t.Errorf("%s: there is no %s", page, name)
 			}
+		}
+	}
+}
+
+// TestCode checks that the code that a page shows is in the file that it named last.
+func TestCode(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/adding-a-probe.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(?:c|go)\n(.*?)```").FindAllSubmatchIndex(page, -1)
+	if len(blocks) == 0 {
+		t.Fatal("it shows no code")
+	}
+	named := regexp.MustCompile("`((?:bpf|probes)/signals\\S*\\.(?:c|go))`")
+	for _, block := range blocks {
+		names := named.FindAllSubmatch(page[:block[0]], -1)
+		file := string(names[len(names)-1][1])
+		content, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := string(page[block[2]:block[3]]); !strings.Contains(string(content), code) {
+			t.Errorf("%s has no\n%s", file, code)
 		}
 	}
 }
