@@ -23,9 +23,9 @@ import (
 var helpers = map[string]func(arguments []string){}
 
 // addHelper makes a function one of the helpers, as a variable of the file that it is in.
-func addHelper(name string, f func(arguments []string)) (added struct{}) {
+func addHelper(name string, f func(arguments []string)) string {
 	helpers[name] = f
-	return
+	return name
 }
 
 var (
