@@ -19,6 +19,7 @@ var parts = map[string]func(arguments []string) error{
 	"wakeups":    wakeups,
 	"executions": executions,
 	"faults":     faults,
+	"packets":    packets,
 	"receive":    receive,
 	"export":     export,
 	"load":       loadProbes,
