@@ -20,6 +20,7 @@ var parts = map[string]func(arguments []string) error{
 	"executions": executions,
 	"faults":     faults,
 	"packets":    packets,
+	"drops":      drops,
 	"receive":    receive,
 	"export":     export,
 	"load":       loadProbes,

@@ -5,6 +5,7 @@ func All() []*Spec {
 	return []*Spec{
 		process(),
 		scheduler(),
+		drops(),
 		interrupts(),
 		signals(),
 		faults(),
