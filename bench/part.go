@@ -21,6 +21,8 @@ var parts = map[string]func(arguments []string) error{
 	"faults":     faults,
 	"packets":    packets,
 	"drops":      drops,
+	"signals":    signals,
+	"reclaims":   reclaims,
 	"receive":    receive,
 	"export":     export,
 	"load":       loadProbes,

@@ -28,17 +28,17 @@ struct {
 } handled SEC(".maps");
 
 /* Whether the event is this program's to handle. A mark that the last was skipped for stays until the next such event. */
-static __always_inline bool handle(__u64 *ctx, __u64 tracepoint, __u64 flags)
+static __always_inline bool handle(__u64 object, __u64 tracepoint, __u64 flags)
 {
-	struct handled_event event = {ctx[0], tracepoint};
+	struct handled_event event = {object, tracepoint};
 	__u8 one = 1;
 
 	return !bpf_map_update_elem(&handled, &event, &one, flags);
 }
 
-static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
+static __always_inline bool handle_last(__u64 object, __u64 tracepoint)
 {
-	struct handled_event event = {ctx[0], tracepoint};
+	struct handled_event event = {object, tracepoint};
 
 	return bpf_map_delete_elem(&handled, &event);
 }
@@ -47,7 +47,10 @@ static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
  * Defines the programs NAME, NAME_retry1 and NAME_retry2 for a tracepoint whose first argument is what the event is about, such
  * as a task or a socket; the body handles the event. It is told whether the program is the first, which alone may use a SLOT_CACHE.
  */
-#define FOR_EACH_EVENT(tracepoint, name)                                                                               \
+#define FOR_EACH_EVENT(tracepoint, name) FOR_EACH_EVENT_OF(tracepoint, name, ctx[0])
+
+/* The same where the event is about something else, which may be an expression with ctx. */
+#define FOR_EACH_EVENT_OF(tracepoint, name, object)                                                                    \
 	enum { name##_tracepoint = __COUNTER__ };                                                                      \
                                                                                                                        \
 	__u64 name##_recovered;                                                                                        \
@@ -57,7 +60,7 @@ static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
 	SEC("tp_btf/" tracepoint)                                                                                      \
 	int name(__u64 *ctx)                                                                                           \
 	{                                                                                                              \
-		if (!has_preemptible_tracepoints || handle(ctx, name##_tracepoint, BPF_ANY))                           \
+		if (!has_preemptible_tracepoints || handle(object, name##_tracepoint, BPF_ANY))                        \
 			name##_event(ctx, true);                                                                       \
 		return 0;                                                                                              \
 	}                                                                                                              \
@@ -65,7 +68,7 @@ static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
 	SEC("tp_btf/" tracepoint)                                                                                      \
 	int name##_retry1(__u64 *ctx)                                                                                  \
 	{                                                                                                              \
-		if (handle(ctx, name##_tracepoint, BPF_NOEXIST)) {                                                     \
+		if (handle(object, name##_tracepoint, BPF_NOEXIST)) {                                                  \
 			__sync_fetch_and_add(&name##_recovered, 1);                                                    \
 			name##_event(ctx, false);                                                                      \
 		}                                                                                                      \
@@ -75,7 +78,7 @@ static __always_inline bool handle_last(__u64 *ctx, __u64 tracepoint)
 	SEC("tp_btf/" tracepoint)                                                                                      \
 	int name##_retry2(__u64 *ctx)                                                                                  \
 	{                                                                                                              \
-		if (handle_last(ctx, name##_tracepoint)) {                                                             \
+		if (handle_last(object, name##_tracepoint)) {                                                          \
 			__sync_fetch_and_add(&name##_recovered, 1);                                                    \
 			name##_event(ctx, false);                                                                      \
 		}                                                                                                      \

@@ -6,8 +6,9 @@ func All() []*Spec {
 		process(),
 		scheduler(),
 		drops(),
-		interrupts(),
+		memory(),
 		signals(),
 		faults(),
+		interrupts(),
 	}
 }

@@ -47,11 +47,7 @@ func process() *Spec {
 			MaxShards: 1,
 			Decode: func(_ *Kernel, key []byte) Key {
 				k := (*bpf.ProcessExecutionKey)(unsafe.Pointer(&key[0]))
-				name := cleanName(cString(k.Executable[:]))
-				if name == "" {
-					return Key{Workload: k.Cgroup}
-				}
-				return Key{Workload: k.Cgroup, Attributes: []Attribute{{ExecutableName, name}}}
+				return executableKey(k.Cgroup, k.Executable[:])
 			},
 			Instruments: []Instrument{{
 				Name: "linux.process.executions",
@@ -97,6 +93,15 @@ func process() *Spec {
 
 // decodeWorkload reads a key that is just a workload.
 func decodeWorkload(_ *Kernel, key []byte) Key { return Key{Workload: binary.NativeEndian.Uint64(key)} }
+
+// executableKey is a workload and an executable's name, if it has one.
+func executableKey(workload uint64, executable []int8) Key {
+	name := cleanName(cString(executable))
+	if name == "" {
+		return Key{Workload: workload}
+	}
+	return Key{Workload: workload, Attributes: []Attribute{{ExecutableName, name}}}
+}
 
 // cString is the bytes of a C array up to its NUL.
 func cString(array []int8) []byte {
