@@ -48,7 +48,8 @@ func events() []event {
 			"fork, exec and exit", "process", []string{"task_newtask", "sched_process_exec", "sched_process_exit"},
 			"executions", 1, 10, true, scriptForks + scriptExecs + scriptExits, append(execsnoop, exitsnoop...),
 		},
-	}, faultEvents(), dropEvents(), interruptEvents(), []event{reclaimEvent(), signalEvent(1), signalEvent(all)})
+	}, blockEvents(), tcpEvents(), dropEvents(), []event{reclaimEvent(), signalEvent(1), signalEvent(all)},
+		faultEvents(), interruptEvents())
 }
 
 // contender is something to attach.

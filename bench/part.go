@@ -15,17 +15,19 @@ import (
 const partArgument = "part"
 
 var parts = map[string]func(arguments []string) error{
-	"switches":   switches,
-	"wakeups":    wakeups,
-	"executions": executions,
-	"faults":     faults,
-	"packets":    packets,
-	"drops":      drops,
-	"signals":    signals,
-	"reclaims":   reclaims,
-	"receive":    receive,
-	"export":     export,
-	"load":       loadProbes,
+	"switches":    switches,
+	"connections": connections,
+	"reads":       reads,
+	"wakeups":     wakeups,
+	"executions":  executions,
+	"faults":      faults,
+	"packets":     packets,
+	"drops":       drops,
+	"signals":     signals,
+	"reclaims":    reclaims,
+	"receive":     receive,
+	"export":      export,
+	"load":        loadProbes,
 }
 
 func runPart(name string, arguments []string) error {

@@ -115,8 +115,8 @@ int oom_victim_marked(__u64 *ctx)
 
 /*
  * The tasks that are freeing memory, and when they began; none does so twice at a time (mm/vmscan.c, set_task_reclaim_state).
- * Each has a place by its address, or if another has it, one in the map below. Not in the storage of the tasks: to make that
- * would take memory, just then.
+ * Each has a place by its address, or if another has it, one in the map below; if two find it free at the same instant, the
+ * end of one is unmatched. Not in the storage of the tasks: to make that would take memory, just then.
  */
 struct reclaiming {
 	__u64 task;  /* address; 0: none */
@@ -201,10 +201,10 @@ static __always_inline void reclaim_begun(void)
 /* may says whether the program may use the SLOT_CACHE. */
 static __always_inline void reclaim_ended(enum reclaim_type type, bool may)
 {
-	__u64 begun, duration;
 	struct reclaim_key key = {.type = type};
 	struct reclaim_cell *cell;
 	struct cgroup *cgroup;
+	__u64 begun, duration;
 
 	if (!reclaims_enabled)
 		return;

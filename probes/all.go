@@ -5,6 +5,8 @@ func All() []*Spec {
 	return []*Spec{
 		process(),
 		scheduler(),
+		block(),
+		tcp(),
 		drops(),
 		memory(),
 		signals(),

@@ -75,8 +75,11 @@ func TestInterruptsAgainstKernel(t *testing.T) {
 		quiesce(t)
 		snapshot := read(t, set)
 		after := interruptCounts(t)
-		// What interrupts a hidden process is hidden: not more of a kind than the process got a CPU.
-		lost := kerneltest.HiddenSwitches(t) - hidden
+		// What interrupts a hidden process is hidden: some of a kind each time that it gets a CPU, and before it gives it up.
+		var lost uint64
+		if hidden > 0 {
+			lost = 10 * (1 + kerneltest.HiddenSwitches(t) - hidden)
+		}
 		for name, n := range after {
 			kind, name, _ := strings.Cut(name, " ")
 			metric, attribute := softirqTimes, softirqName
@@ -89,7 +92,7 @@ func TestInterruptsAgainstKernel(t *testing.T) {
 			least[what] -= min(least[what], lost)
 			within(t, fmt.Sprintf("round %d, %s", round, what), got[what], least[what], n-closed[what])
 		}
-		t.Logf("round %d; %d switches of process 1 are hidden", round, lost) // on a virtual machine's console, whose interrupts it causes
+		t.Logf("round %d; up to %d of each are hidden", round, lost) // on a virtual machine's console, whose interrupts it causes
 	}
 	p.finish(t)
 	interrupts := uint64(0)

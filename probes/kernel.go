@@ -88,6 +88,9 @@ func enumNames(enum *btf.Enum) map[uint64]string {
 // taskStorage tells whether tracing programs have task storage.
 func (k *Kernel) taskStorage() bool { return k.atLeast(5, 12) }
 
+// recursionGuard tells whether a program that is running on its CPU is skipped there.
+func (k *Kernel) recursionGuard() bool { return k.atLeast(6, 1) }
+
 // preemptibleTracepoints tells whether a tracepoint can be preempted.
 func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
@@ -129,11 +132,18 @@ const retrySuffix = "_retry"
 
 func isRetry(program string) bool { return strings.Contains(program, retrySuffix) }
 
+// retries tells whether the kernel needs a retry: where it can preempt programs, and where it skips them, the first retry of
+// one on top of which an interrupt's event may come, whose collection says so by a constant NAME_interrupted.
+func (k *Kernel) retries(spec *ebpf.CollectionSpec, retry string) bool {
+	interrupted, first := strings.CutSuffix(retry, retrySuffix+"1")
+	return k.preemptibleTracepoints() || k.recursionGuard() && first && spec.Variables[interrupted+"_interrupted"] != nil
+}
+
 // configure answers the questions that a collection asks of the kernel (bpf/compat.bpf.h), leaves out what this kernel does
 // not need of it, and makes room for all of its CPUs.
 func (k *Kernel) configure(spec *ebpf.CollectionSpec) error {
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return isRetry(name) && !k.retries(spec, name) })
 	if !k.preemptibleTracepoints() { // bpf/preemption.bpf.h
-		maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return isRetry(name) })
 		if handled := spec.Maps["handled"]; handled != nil {
 			handled.MaxEntries = 1 // not used
 		}
