@@ -49,7 +49,7 @@ func events() []event {
 			"executions", 1, 10, true, scriptForks + scriptExecs + scriptExits, append(execsnoop, exitsnoop...),
 		},
 	}, blockEvents(), tcpEvents(), dropEvents(), []event{reclaimEvent(), signalEvent(1), signalEvent(all)},
-		faultEvents(), interruptEvents())
+		faultEvents(), interruptEvents(), []event{syscallEvent(1), syscallEvent(all), lockEvent()})
 }
 
 // contender is something to attach.

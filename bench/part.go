@@ -19,6 +19,8 @@ var parts = map[string]func(arguments []string) error{
 	"connections": connections,
 	"reads":       reads,
 	"wakeups":     wakeups,
+	"syscalls":    syscalls,
+	"contention":  contention,
 	"executions":  executions,
 	"faults":      faults,
 	"packets":     packets,

@@ -165,11 +165,16 @@ SLOT_BY_DISK(transfers, disks)
 SLOT_BY_DISK(operations, disks)
 SLOT_BY_DISK(durations, durations)
 
+struct failed_request {
+	__u64 address;
+	__u64 start_time; /* not all come to an end, and all addresses are used again */
+};
+
 /* The requests of which a part has failed, until they end: what ends them does not tell. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
-	__type(key, __u64); /* its address */
+	__type(key, struct failed_request);
 	__type(value, __s32);
 } failed SEC(".maps");
 
@@ -177,8 +182,8 @@ __u64 failing; /* how many are in it, or more */
 
 static __always_inline void remember_error(struct request *rq, __s32 error)
 {
-	__u64 address = (__u64)rq;
-	int err = bpf_map_update_elem(&failed, &address, &error, BPF_NOEXIST); /* not long: see SERIES */
+	struct failed_request key = {(__u64)rq, rq->start_time_ns};
+	int err = bpf_map_update_elem(&failed, &key, &error, BPF_NOEXIST); /* not long: see SERIES */
 
 	if (!err)
 		add(&failing, 1);
@@ -189,16 +194,16 @@ static __always_inline void remember_error(struct request *rq, __s32 error)
 /* How the first part of the request that failed did; 0 if none has. */
 static __always_inline __s32 take_error(struct request *rq)
 {
-	__u64 address = (__u64)rq;
+	struct failed_request key = {(__u64)rq, rq->start_time_ns};
 	__s32 *error, first;
 
 	if (!failing)
 		return 0;
-	error = bpf_map_lookup_elem(&failed, &address);
+	error = bpf_map_lookup_elem(&failed, &key);
 	if (!error)
 		return 0;
 	first = *error;
-	bpf_map_delete_elem(&failed, &address);
+	bpf_map_delete_elem(&failed, &key);
 	add(&failing, -1);
 	return first;
 }
@@ -247,17 +252,16 @@ FOR_EACH_EVENT("block_rq_complete", block_completed)
 	__s32 error = (__s32)ctx[1];
 	struct short_disk_key key;
 
+	if (!policy.open)
+		return;
 	if ((flags & RQF_FLUSH_SEQ) && op == REQ_OP_FLUSH) {
-		if (policy.open)
-			count_end(rq, short_key(rq, DIRECTION_FLUSH), error, false);
+		count_end(rq, short_key(rq, DIRECTION_FLUSH), error, false);
 		return;
 	}
 	if (!(flags & RQF_IO_STAT) || !rq->part)
 		return;
 	if (error)
 		remember_error(rq, error);
-	if (!policy.open)
-		return;
 	key = short_key(rq, direction_of(op));
 	if (disks_enabled && rq->bio) {
 		struct disk_cell *cell = disks_cell(transfers_find(rq, &key, first));

@@ -76,6 +76,12 @@ type BlockDurationsInfo struct {
 	Key     BlockDiskKey
 }
 
+type BlockFailedRequest struct {
+	_         structs.HostLayout
+	Address   uint64
+	StartTime uint64
+}
+
 type BlockHandledEvent struct {
 	_          structs.HostLayout
 	Object     uint64

@@ -182,7 +182,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << SOCKETS_BITS);
+	__uint(max_entries, 1 << (SOCKETS_BITS - 2));
 	__type(key, __u64);
 	__type(value, struct connection);
 } displaced SEC(".maps");
@@ -308,7 +308,7 @@ static __always_inline __u32 failure(struct sock *sk, enum role role)
  * What the events of a connection do. In a storm of connections interrupts change the states of sockets on top of tasks that do, and
  * the kernel, which skips a program that is half way on its CPU, skipped the first for one event in 2,000 (6.18). Hence the
  * retries, as in preemption.bpf.h but from 6.1 on, to which what is kept tells whether the event was handled. What all
- * were skipped for does not match what comes next.
+ * were skipped for, some ends in a storm, does not match what comes next, and is counted then.
  */
 
 static __always_inline void began(struct sock *sk, enum role role, bool first)

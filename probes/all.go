@@ -12,5 +12,7 @@ func All() []*Spec {
 		signals(),
 		faults(),
 		interrupts(),
+		syscalls(),
+		locks(),
 	}
 }

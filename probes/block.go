@@ -25,7 +25,7 @@ func block() *Spec {
 		Since:       [2]uint32{5, 10},
 		Limits: "What is counted, and as what, is what /proc/diskstats counts for whole disks: flushes on their own and also as an " +
 			"empty write of whoever asked for one, writing zeros as a write, and nothing but flushes of a disk whose " +
-			"`queue/iostats` is 0. Device mapper, md, zram and NVMe multipath pass what they are asked to the disks below them, " +
+			"`queue/iostats` is 0. Where a part of an operation fails, all of it has failed. Device mapper, md, zram and NVMe multipath pass what they are asked to the disks below them, " +
 			"which are counted; they have no operations of their own. Before Linux 6.5 a duration ends just before whoever waits is told.",
 		Version: "1",
 		Load:    bpf.LoadBlock,

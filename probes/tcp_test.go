@@ -214,7 +214,8 @@ func TestTCPStorm(t *testing.T) {
 	same(t, "handshakes", count, active[nil])
 	for role, want := range map[string]uint64{"active": active[nil], "passive": passive[nil]} {
 		count, _ := lasted(t, snapshot, role, in(group))
-		same(t, role+" that ended", count, want)
+		// An end that all programs were skipped for is told as unmatched, when another socket begins there.
+		within(t, role+" that ended", count, want-tcpUnmatched(snapshot), want)
 	}
 }
 
