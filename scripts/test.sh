@@ -2,7 +2,7 @@
 # All tests but the long ones: this kernel, the kernel matrix in QEMU, a real Collector.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio stress-ng libbpf-tools tmux
+scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio stress-ng libbpf-tools bpftrace fio strace tmux
 
 # It takes minutes with an empty build cache, which are not the tests'.
 e2e/collector/build.sh >/dev/null

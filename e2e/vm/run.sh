@@ -13,7 +13,7 @@
 #   -m SIZE    memory (1536M)
 #   -a WORDS   more words for the kernel's command line
 #   -q WORDS   more options for QEMU
-#   -k NAMES   modules that modprobe finds in the guest, besides what they depend on (null_blk loop veth sch_netem)
+#   -k NAMES   modules that modprobe finds in the guest, besides what they depend on (null_blk loop veth sch_netem openvswitch)
 #   -f FILE    a file or folder to put into the guest's /files; may be repeated
 #   -l LOG     the file that gets the console (~/.cache/sidecar/vm/NAME.log)
 #   -t SECONDS the time limit, boot and tests together (600)
@@ -29,7 +29,7 @@ die() {
 	exit 1
 }
 
-name='' smp=2 memory=1536M append='' qemu=() modules='null_blk loop veth sch_netem' files=() log='' limit=600
+name='' smp=2 memory=1536M append='' qemu=() modules='null_blk loop veth sch_netem openvswitch' files=() log='' limit=600
 while getopts n:s:m:a:q:k:f:l:t: option; do
 	case $option in
 	n) name=$OPTARG ;;
