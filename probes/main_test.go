@@ -23,7 +23,7 @@ import (
 var helpers = map[string]func(arguments []string){}
 
 // addHelper makes a function one of the helpers, as a variable of the file that it is in.
-func addHelper(name string, f func(arguments []string)) string {
+func addHelper(name string, f func(arguments []string)) string { //nolint:unparam // a variable must have a value
 	helpers[name] = f
 	return name
 }

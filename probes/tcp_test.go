@@ -215,13 +215,14 @@ func TestTCPStorm(t *testing.T) {
 	for role, want := range map[string]uint64{"active": active[nil], "passive": passive[nil]} {
 		count, _ := lasted(t, snapshot, role, in(group))
 		// An end that all programs were skipped for is told as unmatched, when another socket begins there.
-		within(t, role+" that ended", count, want-tcpUnmatched(snapshot), want)
+		within(t, role+" that ended", count, want-min(tcpUnmatched(snapshot), want), want)
 	}
 }
 
 // TestTCPRetransmits drops what arrives. What the kernel counts and we do not is what it could not send.
 func TestTCPRetransmits(t *testing.T) {
 	set := open(t, loadOnly("tcp", LinuxCgroup))
+	exact := 0
 	for _, test := range []struct {
 		name, kind, network string
 		words               []any
@@ -242,16 +243,25 @@ func TestTCPRetransmits(t *testing.T) {
 				refuseToSend(t, group)
 			}
 			n := random(t, "connections", 3, 10)
+			hidden := kerneltest.HiddenInterrupts(t) // as those of the timers
 			kernel := runTCP(t, tcpHelper(t, group, append(test.words, test.kind, n)...))
 
 			snapshot := read(t, set)
 			got := by(t, snapshot, tcpRetransmits, "network.type", in(group))
 			t.Logf("RetransSegs %d, TCPRetransFail %d", kernel["RetransSegs"], kernel["TCPRetransFail"])
-			equal(t, "segments", outcome(got), map[any]uint64{test.network: kernel["RetransSegs"] - kernel["TCPRetransFail"]})
-			if got[test.network] < uint64(n) || test.failing != (kernel["TCPRetransFail"] > 0) {
-				t.Errorf("%d retransmitted, %d failed: nothing to see", got[test.network], kernel["TCPRetransFail"])
+			want := kernel["RetransSegs"] - kernel["TCPRetransFail"]
+			within(t, "segments", got[test.network], want-min(hidden(), want), want)
+			same(t, "segments of both kinds", sum(got), got[test.network])
+			if got[test.network] == want {
+				exact++
+			}
+			if want < uint64(n) || test.failing != (kernel["TCPRetransFail"] > 0) {
+				t.Errorf("%d retransmitted, %d failed: nothing to see", want, kernel["TCPRetransFail"])
 			}
 		})
+	}
+	if exact == 0 {
+		t.Error("the segments are right in no case")
 	}
 }
 
@@ -425,7 +435,7 @@ func accept(listener int) int {
 // tcpExpect gives up unless an error is the one that is expected.
 func tcpExpect(err error, want unix.Errno) {
 	if !errors.Is(err, want) {
-		giveUp(fmt.Errorf("%v, want %v", err, want))
+		giveUp(fmt.Errorf("%w, want %v", err, want))
 	}
 }
 

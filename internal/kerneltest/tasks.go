@@ -135,6 +135,19 @@ func HiddenSwitches(t testing.TB) uint64 {
 	return counts.Switches()
 }
 
+// HiddenInterrupts returns a function that tells how many events of a kind, at most, the machine may have hidden since, which were in
+// interrupts of process 1: some each time that it got a CPU, and before it gives it up. 0 almost everywhere.
+func HiddenInterrupts(t testing.TB) func() uint64 {
+	t.Helper()
+	before := HiddenSwitches(t)
+	return func() uint64 {
+		if before == 0 {
+			return 0
+		}
+		return 10 * (1 + HiddenSwitches(t) - before)
+	}
+}
+
 // HiddenForks is how many forks the machine may hide in the time of a test; 0 almost everywhere.
 func HiddenForks(t testing.TB) uint64 {
 	t.Helper()
