@@ -435,7 +435,7 @@ func accept(listener int) int {
 // tcpExpect gives up unless an error is the one that is expected.
 func tcpExpect(err error, want unix.Errno) {
 	if !errors.Is(err, want) {
-		giveUp(fmt.Errorf("%w, want %v", err, want))
+		giveUp(fmt.Errorf("%w, want %w", err, want))
 	}
 }
 
