@@ -239,10 +239,11 @@ func TestTCPRetransmits(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			group := kerneltest.NewCgroup(t, "")
-			if test.failing {
+			n := random(t, "connections", 3, 10)
+			if test.failing { // the more there are, the surer it is that a retransmission fails
 				refuseToSend(t, group)
+				n += 20
 			}
-			n := random(t, "connections", 6, 10)
 			hidden := kerneltest.HiddenInterrupts(t) // as those of the timers
 			kernel := runTCP(t, tcpHelper(t, group, append(test.words, test.kind, n)...))
 
@@ -265,14 +266,14 @@ func TestTCPRetransmits(t *testing.T) {
 	}
 }
 
-// refuseToSend lets one packet in four that the sockets of a cgroup send fail.
+// refuseToSend lets one packet in sixteen that the sockets of a cgroup send fail.
 func refuseToSend(t testing.TB, group *kerneltest.Cgroup) {
 	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.CGroupSKB, AttachType: ebpf.AttachCGroupInetEgress, License: "GPL",
 		Instructions: asm.Instructions{
 			asm.FnGetPrandomU32.Call(),
-			asm.And.Imm(asm.R0, 3),
+			asm.And.Imm(asm.R0, 15),
 			asm.JEq.Imm(asm.R0, 0, "exit"),
 			asm.Mov.Imm(asm.R0, 1),
 			asm.Return().WithSymbol("exit"),
