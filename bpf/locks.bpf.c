@@ -108,6 +108,7 @@ static __always_inline __u64 take_wait(struct waiter *waiter, __u64 lock, __u64 
 		struct wait *wait = &waiter->waits[--depth & (MAX_DEPTH - 1)];
 
 		if (wait->lock == lock) {
+			wait->lock = 0; /* so that nobody finds it again */
 			waiter->depth = depth;
 			*flags = wait->flags;
 			return wait->start;
@@ -133,6 +134,8 @@ static __always_inline bool contention_ends(__u64 *ctx, bool first)
 		if (task)
 			start = take_wait(task, lock, &key.flags);
 	}
+	if (first && !start && policy.open)
+		miss(MISSED_UNMATCHED);
 	if (start && policy.open) {
 		if (key.flags & LCB_F_MUTEX)
 			key.flags &= ~(__u64)LCB_F_SPIN;

@@ -27,13 +27,17 @@ struct {
 	__type(value, __u8);
 } handled SEC(".maps");
 
-/* Whether the event is this program's to handle. A mark that the last was skipped for stays until the next such event. */
+/*
+ * Marks an event as handled. False: with BPF_NOEXIST, it was before. A mark that the last program was skipped for stays until the
+ * next such event.
+ */
 static __always_inline bool handle(__u64 object, __u64 tracepoint, __u64 flags)
 {
 	struct handled_event event = {object, tracepoint};
 	__u8 one = 1;
+	int err = bpf_map_update_elem(&handled, &event, &one, flags); /* not long: see SERIES */
 
-	return !bpf_map_update_elem(&handled, &event, &one, flags);
+	return err != -EEXIST;
 }
 
 static __always_inline bool handle_last(__u64 object, __u64 tracepoint)
@@ -60,8 +64,9 @@ static __always_inline bool handle_last(__u64 object, __u64 tracepoint)
 	SEC("tp_btf/" tracepoint)                                                                                      \
 	int name(__u64 *ctx)                                                                                           \
 	{                                                                                                              \
-		if (!has_preemptible_tracepoints || handle(object, name##_tracepoint, BPF_ANY))                        \
-			name##_event(ctx, true);                                                                       \
+		if (has_preemptible_tracepoints)                                                                       \
+			handle(object, name##_tracepoint, BPF_ANY);                                                    \
+		name##_event(ctx, true);                                                                               \
 		return 0;                                                                                              \
 	}                                                                                                              \
                                                                                                                        \

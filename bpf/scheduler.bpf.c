@@ -2,7 +2,7 @@
 
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 /* The scheduler: context switches, who preempts whom, and how long tasks waited for a CPU. */
-#include "compat.bpf.h"
+#include "cpu.bpf.h"
 #include "histogram.bpf.h"
 #include "task.bpf.h"
 #include "workload.bpf.h"
@@ -86,21 +86,36 @@ int scheduler_task_found(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* sched_switch got prev_state in 5.18 (fa2c3254d7cf). */
-const volatile __u32 arguments_sched_switch = 4;
-
-struct task_struct___before_5_14 {
-	long state;
+struct task_struct___switches {
+	unsigned long nvcsw;
 } KERNEL_TYPE;
 
-/* The state that the switched-out task had when the scheduler decided. Before 5.18 a wake-up may have changed it since. */
-static __always_inline unsigned long switch_prev_state(__u64 *ctx, struct task_struct *prev)
+/* The task that has the CPU, and how often it gave one up before, by its own will. */
+struct running {
+	__u64 task; /* its address; 0 up to the first switch */
+	__u64 voluntary;
+};
+
+CPU_STATE(running, struct running)
+
+/*
+ * Whether a task had to give up the CPU, as the kernel has just counted it (kernel/sched/core.c, __schedule). Of prev_state that
+ * cannot be told: a signal may make it 0 after the count (8feb053d5319, 6.16), and before 5.18 a wake-up may. Kept while the gate is
+ * closed, too.
+ */
+static __always_inline bool was_preempted(__u64 *ctx, struct task_struct *prev, struct task_struct *next)
 {
-	if (arguments_sched_switch >= 4)
-		return (unsigned int)ctx[3];
-	if (bpf_core_field_exists(prev->__state)) /* renamed in 5.14 (2f064a59a11f) */
-		return prev->__state;
-	return ((struct task_struct___before_5_14 *)prev)->state;
+	__u64 voluntary = ((struct task_struct___switches *)prev)->nvcsw;
+	struct running *running = running_here();
+	bool preempted = ctx[0] || !prev->pid; /* of the first on its CPU */
+
+	if (!running)
+		return preempted;
+	if (running->task == (__u64)prev)
+		preempted = running->voluntary == voluntary;
+	running->task = (__u64)next;
+	running->voluntary = ((struct task_struct___switches *)next)->nvcsw;
+	return preempted;
 }
 
 static __noinline __u32 preemption_create(struct preemption_key *key, struct cgroup *victim, struct cgroup *culprit)
@@ -119,21 +134,19 @@ static __always_inline void count_preemption(struct task_struct *prev, struct ta
 		add(&cell->preemptions, 1);
 }
 
-/*
- * The kernel's rule (kernel/sched/core.c, __schedule): a task that was not preempted and does not want to run gave way. Nobody
- * takes the CPU from the idle task, whose pid is 0.
- */
 static __always_inline void count_switch(__u64 *ctx, struct task_struct *prev, struct task_struct *next)
 {
-	bool preempted = ctx[0] || !switch_prev_state(ctx, prev);
+	bool preempted = was_preempted(ctx, prev, next);
 
+	if (!policy.open)
+		return;
 	if (context_switches_enabled) {
 		struct schedule_cell *cell = schedule_cell(prev);
 
 		if (cell)
 			add(preempted ? &cell->involuntary : &cell->voluntary, 1);
 	}
-	if (preemptions_enabled && preempted && prev->pid)
+	if (preemptions_enabled && preempted && prev->pid && next->pid) /* nobody takes the CPU from the idle task, nor does it */
 		count_preemption(prev, next);
 }
 
@@ -168,7 +181,7 @@ static __always_inline void record_wait(struct task_struct *next)
 SEC("tp_btf/sched_switch")
 int scheduler_switched(__u64 *ctx)
 {
-	if ((context_switches_enabled || preemptions_enabled) && policy.open)
+	if (context_switches_enabled || preemptions_enabled)
 		count_switch(ctx, (struct task_struct *)ctx[1], (struct task_struct *)ctx[2]);
 	if (run_queue_enabled)
 		record_wait((struct task_struct *)ctx[2]);

@@ -51,6 +51,16 @@ type SchedulerPreemptionsInfo struct {
 	Key     SchedulerPreemptionKey
 }
 
+type SchedulerRunningOfCpu struct {
+	_     structs.HostLayout
+	State struct {
+		_         structs.HostLayout
+		Task      uint64
+		Voluntary uint64
+	}
+	Apart [128]int8
+}
+
 type SchedulerScheduleCell struct {
 	_           structs.HostLayout
 	Voluntary   uint64
@@ -94,6 +104,7 @@ const (
 	SchedulerMapPreemptionsFree        = "preemptions_free"
 	SchedulerMapPreemptionsInfo        = "preemptions_info"
 	SchedulerMapPreemptionsKeys        = "preemptions_keys"
+	SchedulerMapRunningByCpu           = "running_by_cpu"
 	SchedulerMapSchedulerTask          = "scheduler_task"
 	SchedulerMapSchedulerTaskByAddress = "scheduler_task_by_address"
 	SchedulerMapSchedulesCache         = "schedules_cache"
@@ -105,7 +116,6 @@ const (
 	SchedulerProgSchedulerTaskCreated  = "scheduler_task_created"
 	SchedulerProgSchedulerTaskFound    = "scheduler_task_found"
 	SchedulerProgSchedulerTaskFreed    = "scheduler_task_freed"
-	SchedulerVarArgumentsSchedSwitch   = "arguments_sched_switch"
 	SchedulerVarByWorkload             = "by_workload"
 	SchedulerVarCgroupsFull            = "cgroups_full"
 	SchedulerVarCgroupsShards          = "cgroups_shards"
@@ -184,6 +194,7 @@ type SchedulerMapSpecs struct {
 	PreemptionsFree        *ebpf.MapSpec `ebpf:"preemptions_free"`
 	PreemptionsInfo        *ebpf.MapSpec `ebpf:"preemptions_info"`
 	PreemptionsKeys        *ebpf.MapSpec `ebpf:"preemptions_keys"`
+	RunningByCpu           *ebpf.MapSpec `ebpf:"running_by_cpu"`
 	SchedulerTask          *ebpf.MapSpec `ebpf:"scheduler_task"`
 	SchedulerTaskByAddress *ebpf.MapSpec `ebpf:"scheduler_task_by_address"`
 	SchedulesCache         *ebpf.MapSpec `ebpf:"schedules_cache"`
@@ -197,7 +208,6 @@ type SchedulerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SchedulerVariableSpecs struct {
-	ArgumentsSchedSwitch   *ebpf.VariableSpec `ebpf:"arguments_sched_switch"`
 	ByWorkload             *ebpf.VariableSpec `ebpf:"by_workload"`
 	CgroupsFull            *ebpf.VariableSpec `ebpf:"cgroups_full"`
 	CgroupsShards          *ebpf.VariableSpec `ebpf:"cgroups_shards"`
@@ -244,6 +254,7 @@ type SchedulerMaps struct {
 	PreemptionsFree        *ebpf.Map `ebpf:"preemptions_free"`
 	PreemptionsInfo        *ebpf.Map `ebpf:"preemptions_info"`
 	PreemptionsKeys        *ebpf.Map `ebpf:"preemptions_keys"`
+	RunningByCpu           *ebpf.Map `ebpf:"running_by_cpu"`
 	SchedulerTask          *ebpf.Map `ebpf:"scheduler_task"`
 	SchedulerTaskByAddress *ebpf.Map `ebpf:"scheduler_task_by_address"`
 	SchedulesCache         *ebpf.Map `ebpf:"schedules_cache"`
@@ -263,6 +274,7 @@ func (m *SchedulerMaps) Close() error {
 		m.PreemptionsFree,
 		m.PreemptionsInfo,
 		m.PreemptionsKeys,
+		m.RunningByCpu,
 		m.SchedulerTask,
 		m.SchedulerTaskByAddress,
 		m.SchedulesCache,
@@ -277,7 +289,6 @@ func (m *SchedulerMaps) Close() error {
 //
 // It can be passed to LoadSchedulerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SchedulerVariables struct {
-	ArgumentsSchedSwitch   *ebpf.Variable `ebpf:"arguments_sched_switch"`
 	ByWorkload             *ebpf.Variable `ebpf:"by_workload"`
 	CgroupsFull            *ebpf.Variable `ebpf:"cgroups_full"`
 	CgroupsShards          *ebpf.Variable `ebpf:"cgroups_shards"`

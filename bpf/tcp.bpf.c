@@ -217,7 +217,10 @@ static __always_inline bool keep(struct connection *connection)
 	struct connection *here = place(connection->socket);
 
 	if (here && !here->socket) {
-		*here = *connection;
+		here->since = connection->since;
+		here->role = connection->role;
+		here->open = connection->open;
+		*(volatile __u64 *)&here->socket = connection->socket; /* last: it is whole for who finds it */
 		return true;
 	}
 	add(&displaced_count, 1);
@@ -258,12 +261,12 @@ static __always_inline void record_handshake(struct sock *sk, __u64 since, __u64
 	struct cgroup *cgroup;
 	__u64 key;
 
-	if (!handshakes_enabled)
-		return;
 	if (!since) {
 		miss(MISSED_UNMATCHED);
 		return;
 	}
+	if (!handshakes_enabled)
+		return;
 	cgroup = socket_cgroup(sk);
 	key = socket_cgroup_id(sk, cgroup);
 	cell = handshakes_cell(handshakes_cached_slot(&key, cgroup, first && has_recursion_guard));
@@ -277,12 +280,12 @@ static __always_inline void record_duration(struct sock *sk, enum role role, __u
 	struct duration_cell *cell;
 	struct cgroup *cgroup;
 
-	if (!durations_enabled)
-		return;
 	if (!since) { /* it was connected before the probe was there */
 		miss(MISSED_UNMATCHED);
 		return;
 	}
+	if (!durations_enabled)
+		return;
 	cgroup = socket_cgroup(sk);
 	key.cgroup = socket_cgroup_id(sk, cgroup);
 	cell = durations_cell(durations_cached_slot(&key, cgroup, first && has_recursion_guard));
@@ -323,8 +326,8 @@ static __always_inline void began(struct sock *sk, enum role role, bool first)
 	if (known) { /* an earlier socket's, whose end was missed */
 		miss(MISSED_UNMATCHED);
 		*known = connection;
-	} else if (!keep(&connection) && first) {
-		miss(MISSED_STORAGE);
+	} else {
+		keep(&connection); /* without room, what comes next is unmatched */
 	}
 }
 
@@ -361,21 +364,29 @@ static __always_inline void ended(struct sock *sk, int old, bool first)
 	enum role role = old == TCP_SYN_SENT ? ROLE_ACTIVE : ROLE_PASSIVE;
 	__u64 socket = socket_number(sk), since = 0;
 	struct connection *known;
+	bool open = false;
 
 	known = find(socket);
 	if (known) {
 		role = known->role;
-		since = known->open ? known->since : 0;
+		open = known->open;
+		since = open ? known->since : 0;
 		forget(socket);
 	} else if (!first) {
 		return;
 	}
 	if (!policy.open)
 		return;
-	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV)
+	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV) {
 		count_connection(sk, role, failure(sk, role), first);
-	else
-		record_duration(sk, role, since, first);
+		return;
+	}
+	if (known && !open) { /* all were skipped for its opening */
+		count_connection(sk, role, ERROR_NONE, first);
+		if (role == ROLE_ACTIVE)
+			record_handshake(sk, 0, 0, first);
+	}
+	record_duration(sk, role, since, first);
 }
 
 /*

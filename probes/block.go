@@ -2,8 +2,6 @@ package probes
 
 import (
 	"bytes"
-	"maps"
-	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -12,11 +10,12 @@ import (
 	"github.com/ebpf-sidecar/sidecar/bpf"
 )
 
+const (
+	diskDevice    = "system.device"
+	diskDirection = "disk.io.direction"
+)
+
 func block() *Spec {
-	const (
-		device    = "system.device"
-		direction = "disk.io.direction"
-	)
 	return &Spec{
 		Name:        "block",
 		Description: "Operations of disks: how many, how large, how long they took and which failed",
@@ -30,10 +29,10 @@ func block() *Spec {
 		Version: "1",
 		Load:    bpf.LoadBlock,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
+			// A CPU sets 128 elements of an LRU map aside for itself (kernel/bpf/bpf_lru_list.c).
+			spec.Maps["failed"].MaxEntries = max(1024, 128*uint32(env.Kernel.PossibleCPUs))
 			if env.Kernel.arguments("block_io_done") == 0 {
-				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-					return strings.HasPrefix(name, "block_ended")
-				})
+				deletePrograms(spec, "block_ended")
 			}
 			return nil
 		},
@@ -41,26 +40,26 @@ func block() *Spec {
 			Name:      "disks",
 			MaxShards: 8,
 			Global:    true,
-			MaxSeries: 256,
+			MaxSeries: 512,
 			Decode:    decodeDisk,
 			Instruments: []Instrument{{
 				Name:        "system.disk.io",
 				Unit:        "By",
 				Description: "Bytes that the disk completed",
-				Attributes:  []string{device, direction},
+				Attributes:  []string{diskDevice, diskDirection},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.BlockDiskCell{}.Bytes)}},
 			}, {
 				Name:        "system.disk.operations",
 				Unit:        "{operation}",
 				Description: "Operations that the disk completed, those that failed included",
-				Attributes:  []string{device, direction},
+				Attributes:  []string{diskDevice, diskDirection},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.BlockDiskCell{}.Operations)}},
 			}},
 		}, {
 			Name:      "durations",
 			MaxShards: 8,
 			Global:    true,
-			MaxSeries: 256,
+			MaxSeries: 512,
 			CountedBy: "disks",
 			Decode:    decodeDisk,
 			Instruments: []Instrument{{
@@ -69,7 +68,7 @@ func block() *Spec {
 				Description: "How long operations of the disk took, from the request on, time in queues included",
 				Kind:        Histogram,
 				Range:       latencyRange,
-				Attributes:  []string{device, direction, "error.type"},
+				Attributes:  []string{diskDevice, diskDirection, ErrorType},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.BlockDurationCell{}.Duration)}},
 			}},
 		}},
@@ -83,11 +82,11 @@ func decodeDisk(k *Kernel, key []byte) Key {
 	disk := (*bpf.BlockDiskKey)(unsafe.Pointer(&key[0]))
 	name, _, _ := bytes.Cut(unsafe.Slice((*byte)(unsafe.Pointer(&disk.Device[0])), len(disk.Device)), []byte{0})
 	attributes := []Attribute{
-		{"system.device", cleanName(name)},
-		{"disk.io.direction", directions[disk.Direction]},
+		{diskDevice, cleanName(name)},
+		{diskDirection, directions[disk.Direction]},
 	}
 	if disk.Error != 0 {
-		attributes = append(attributes, Attribute{"error.type", unix.ErrnoName(k.blockErrno(disk.Error))})
+		attributes = append(attributes, Attribute{ErrorType, errnoName(k.blockErrno(disk.Error))})
 	}
 	return Key{Attributes: attributes}
 }

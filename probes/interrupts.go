@@ -3,8 +3,6 @@ package probes
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
-	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -32,9 +30,7 @@ func interrupts() *Spec {
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			for metric, prefix := range map[string]string{softirqDuration: "softirq_", irqDuration: "irq_"} {
 				if !env.Enabled(metric) {
-					maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-						return strings.HasPrefix(name, prefix)
-					})
+					deletePrograms(spec, prefix)
 				}
 			}
 			return nil
@@ -60,7 +56,6 @@ func interrupts() *Spec {
 			Name:      "irqs",
 			MaxShards: 1, // a line interrupts one CPU, as a rule
 			Global:    true,
-			MaxSeries: 512,
 			Decode: func(_ *Kernel, key []byte) Key {
 				k := (*bpf.InterruptsIrqKey)(unsafe.Pointer(&key[0]))
 				return Key{Attributes: []Attribute{{irqName, cleanName(cString(k.Name[:]))}}}

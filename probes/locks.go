@@ -49,7 +49,7 @@ func locks() *Spec {
 		Cost:        Cost{Medium, "0.8 us a wait for a mutex, nothing where a lock is free"},
 		Since:       [2]uint32{6, 1},
 		Limits: "Locks that programs have among themselves are not the kernel's. A wait that goes on when the probe begins is not " +
-			"counted. Of spinlocks the kernel tells, unless it is a guest, only the waits behind another that waits.",
+			"counted, and a missed event, unmatched. Of spinlocks the kernel tells, unless it is a guest, only the waits behind another that waits.",
 		Version: "1",
 		Load:    bpf.LoadLocks,
 		Tables: []TableSpec{{

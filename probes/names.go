@@ -29,6 +29,29 @@ func cleanName(name []byte) string {
 	return clean.String()
 }
 
+// ErrorType is the attribute that an errnoName is the value of.
+const ErrorType = "error.type"
+
+// restarts are the errors with which the kernel ends a call that is to go on after a signal (include/linux/errno.h). Programs
+// see EINTR, or the result of the call that is made again.
+var restarts = map[unix.Errno]string{
+	512: "ERESTARTSYS",
+	513: "ERESTARTNOINTR",
+	514: "ERESTARTNOHAND",
+	516: "ERESTART_RESTARTBLOCK",
+}
+
+// errnoName is the name of an error, as in errno(3).
+func errnoName(errno unix.Errno) string {
+	if name := unix.ErrnoName(errno); name != "" {
+		return name
+	}
+	if name := restarts[errno]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("errno_%d", uint(errno))
+}
+
 // SignalName is the attribute that a signalName is the value of.
 const SignalName = "linux.signal.name"
 

@@ -3,9 +3,11 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -218,6 +220,13 @@ func tableNames(tables []TableSpec) []string {
 		names = append(names, table.Name)
 	}
 	return names
+}
+
+// deletePrograms leaves out of a collection the programs whose names begin so.
+func deletePrograms(spec *ebpf.CollectionSpec, prefixes ...string) {
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
 }
 
 // setIfAsked sets a constant of a collection that has it.

@@ -1,8 +1,6 @@
 package probes
 
 import (
-	"maps"
-	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -23,14 +21,14 @@ func scheduler() *Spec {
 		Cost:        Cost{Medium, "64 to 121 ns a context switch"},
 		Since:       [2]uint32{5, 10},
 		Needs:       "CONFIG_FAIR_GROUP_SCHED",
-		Version:     "1",
-		Load:        bpf.LoadScheduler,
-		Redundant:   []string{"scheduler_task_created"}, // where the kernel skips programs, scheduler_switched creates
+		Limits: "A preemption is what the kernel counts as an involuntary switch, to another task than the idle one. It does not tell " +
+			"one that was forced from a yield, nor from the end of a quota.",
+		Version:   "1",
+		Load:      bpf.LoadScheduler,
+		Redundant: []string{"scheduler_task_created"}, // where the kernel skips programs, scheduler_switched creates
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			if !env.Enabled(runQueue) {
-				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-					return strings.HasPrefix(name, "scheduler_task_") // they keep the states of tasks
-				})
+				deletePrograms(spec, "scheduler_task_") // they keep the states of tasks
 			}
 			return nil
 		},
@@ -71,8 +69,8 @@ func scheduler() *Spec {
 			Instruments: []Instrument{{
 				Name: "linux.scheduler.preemptions",
 				Unit: "{preemption}",
-				Description: "Times that a task of the workload had to give up the CPU though it could have run on, by the workload " +
-					"that got it",
+				Description: "Times that a task of the workload gave up the CPU to another though it could have run on, by the " +
+					"workload that got it; it yielded, or had used up its share or quota",
 				OptIn:      true,
 				Attributes: []string{CulpritPrefix + "*"},
 				Values:     []Value{{Offset: unsafe.Offsetof(bpf.SchedulerPreemptionCell{}.Preemptions)}},

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 //go:generate go run ../internal/gensyscalls syscalls.txt
@@ -54,6 +52,7 @@ var syscallNames = sync.OnceValue(func() (names [abis]map[uint32]string) {
 	names[abiNative] = parseSyscalls(runtime.GOARCH)
 	names[abiCompat] = parseSyscalls(compats[runtime.GOARCH].architecture)
 	names[abiX32] = maps.Clone(names[abiNative])
+	maps.DeleteFunc(names[abiX32], func(_ uint32, name string) bool { return slices.Contains(x32Calls, name) })
 	for i, name := range x32Calls {
 		names[abiX32][firstX32Call+uint32(i)] = name
 	}
@@ -101,24 +100,4 @@ func syscallName(abi int, number uint32) string {
 		return "_OTHER"
 	}
 	return fmt.Sprintf("syscall_%d", number)
-}
-
-// restarts are the errors with which the kernel ends a call that is to go on after a signal (include/linux/errno.h). Programs
-// see EINTR, or the result of the call that is made again.
-var restarts = map[unix.Errno]string{
-	512: "ERESTARTSYS",
-	513: "ERESTARTNOINTR",
-	514: "ERESTARTNOHAND",
-	516: "ERESTART_RESTARTBLOCK",
-}
-
-// syscallError is the name of the error that a call ended with.
-func syscallError(errno unix.Errno) string {
-	if name := unix.ErrnoName(errno); name != "" {
-		return name
-	}
-	if name := restarts[errno]; name != "" {
-		return name
-	}
-	return fmt.Sprintf("errno_%d", uint(errno))
 }

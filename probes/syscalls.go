@@ -2,9 +2,7 @@ package probes
 
 import (
 	"errors"
-	"maps"
 	"runtime"
-	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -18,7 +16,6 @@ func syscalls() *Spec {
 		duration = "linux.syscall.duration"
 		attempts = "linux.process.execution.attempts"
 		name     = "linux.syscall.name"
-		failure  = "error.type"
 	)
 	return &Spec{
 		Name:        "syscalls",
@@ -32,9 +29,7 @@ func syscalls() *Spec {
 		Load:    bpf.LoadSyscalls,
 		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
 			if !env.Enabled(duration) { // no beginnings are kept
-				maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-					return strings.HasPrefix(name, "syscall_entered") || name == "syscall_task_freed"
-				})
+				deletePrograms(spec, "syscall_entered", "syscall_task_freed")
 				spec.Maps["syscall_task_by_address"].MaxEntries = 1
 			}
 			var executions [abis]bpf.SyscallsExecutionNumbers
@@ -55,7 +50,7 @@ func syscalls() *Spec {
 				k := (*bpf.SyscallsDurationKey)(unsafe.Pointer(&key[0]))
 				all := []Attribute{{name, syscallName(int(k.Call.Abi), k.Call.Number)}}
 				if k.Call.Error != 0 {
-					all = append(all, Attribute{failure, syscallError(unix.Errno(k.Call.Error))})
+					all = append(all, Attribute{ErrorType, errnoName(unix.Errno(k.Call.Error))})
 				}
 				return Key{Workload: k.Cgroup, Attributes: all}
 			},
@@ -64,7 +59,7 @@ func syscalls() *Spec {
 				Unit:        "s",
 				Description: "How long system calls took, with the error of those that failed",
 				Kind:        Histogram,
-				Attributes:  []string{name, failure},
+				Attributes:  []string{name, ErrorType},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.SyscallsDurationCell{}.Duration)}},
 				Range:       latencyRange,
 			}},
@@ -76,14 +71,14 @@ func syscalls() *Spec {
 				if k.Error == 0 {
 					return Key{Workload: k.Cgroup}
 				}
-				return Key{Workload: k.Cgroup, Attributes: []Attribute{{failure, syscallError(unix.Errno(k.Error))}}}
+				return Key{Workload: k.Cgroup, Attributes: []Attribute{{ErrorType, errnoName(unix.Errno(k.Error))}}}
 			},
 			CountedBy: "durations",
 			Instruments: []Instrument{{
 				Name:        attempts,
 				Unit:        "{attempt}",
 				Description: "Attempts to execute a program, by execve and execveat, with the error of those that failed",
-				Attributes:  []string{failure},
+				Attributes:  []string{ErrorType},
 				Values:      []Value{{Offset: unsafe.Offsetof(bpf.SyscallsAttemptCell{}.Attempts)}},
 			}},
 		}},

@@ -369,7 +369,7 @@ func TestSyscallNames(t *testing.T) {
 		}
 	}
 	for errno, want := range map[unix.Errno]string{unix.ENOENT: "ENOENT", 512: "ERESTARTSYS", 524: "errno_524"} {
-		if got := syscallError(errno); got != want {
+		if got := errnoName(errno); got != want {
 			t.Errorf("error %d: %q, want %q", errno, got, want)
 		}
 	}

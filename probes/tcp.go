@@ -1,9 +1,9 @@
 package probes
 
 import (
-	"fmt"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/bpf"
@@ -11,8 +11,13 @@ import (
 
 func tcp() *Spec {
 	const (
+		connections = "linux.tcp.connections"
+		handshakes  = "linux.tcp.handshake.duration"
+		durations   = "linux.tcp.connection.duration"
+		retransmits = "linux.tcp.retransmits"
+		resets      = "linux.tcp.resets"
+
 		role        = "linux.tcp.connection.role"
-		errorType   = "error.type"
 		networkType = "network.type"
 		direction   = "network.io.direction"
 	)
@@ -24,10 +29,25 @@ func tcp() *Spec {
 		Cost:        Cost{Low, "0.9 us for both ends of a connection, from connect to close"},
 		Since:       [2]uint32{5, 10},
 		Needs:       "CONFIG_SOCK_CGROUP_DATA",
-		Limits: "A connection that is older than the probe ends without a duration: it is counted as missed, as unmatched. " +
+		Limits: "A connection that is older than the probe ends without a duration: it is counted as missed, as unmatched; so are " +
+			"what some 50,000 that are open at the same time leave no room for. A socket belongs to who opened it, such as a manager of " +
+			"services that hands it on, and what it accepts does, too. " +
 			"Up to Linux 6.9 resets that belong to no socket, such as the answer to a connection to a closed port, are not traced.",
 		Version: "1",
 		Load:    bpf.LoadTcp,
+		Adapt: func(spec *ebpf.CollectionSpec, env Environment) error {
+			if !env.Enabled(connections) && !env.Enabled(handshakes) && !env.Enabled(durations) {
+				deletePrograms(spec, "tcp_changed")
+				spec.Maps["sockets"].MaxEntries, spec.Maps["displaced"].MaxEntries = 1, 1
+			}
+			if !env.Enabled(retransmits) {
+				deletePrograms(spec, "tcp_retransmitted")
+			}
+			if !env.Enabled(resets) {
+				deletePrograms(spec, "tcp_sent_reset", "tcp_received_reset")
+			}
+			return nil
+		},
 		// Its retries do its work. What they were skipped for, too, is unmatched.
 		Redundant: []string{"tcp_changed"},
 		Tables: []TableSpec{{
@@ -37,17 +57,17 @@ func tcp() *Spec {
 				k := (*bpf.TcpConnectionKey)(unsafe.Pointer(&key[0]))
 				attributes := []Attribute{{role, roles[k.Role]}}
 				if k.Error != 0 {
-					attributes = append(attributes, Attribute{errorType, connectionError(k.Error)})
+					attributes = append(attributes, Attribute{ErrorType, connectionError(k.Error)})
 				}
 				return Key{Workload: k.Cgroup, Attributes: attributes}
 			},
 			Instruments: []Instrument{{
-				Name: "linux.tcp.connections",
+				Name: connections,
 				Unit: "{connection}",
 				Description: "TCP connections that the workload's sockets opened (active) or were opened to them (passive), " +
 					"or failed: error.type is an errno, not_sent where there was no port, route or memory to send a SYN, " +
 					"or _OTHER where the kernel does not say, as for a socket closed while it connects",
-				Attributes: []string{role, errorType},
+				Attributes: []string{role, ErrorType},
 				Values:     []Value{{Offset: unsafe.Offsetof(bpf.TcpConnectionCell{}.Connections)}},
 			}},
 		}, {
@@ -56,7 +76,7 @@ func tcp() *Spec {
 			Decode:    decodeWorkload,
 			CountedBy: "connections",
 			Instruments: []Instrument{{
-				Name:        "linux.tcp.handshake.duration",
+				Name:        handshakes,
 				Unit:        "s",
 				Description: "How long it took to open active TCP connections, from connect to the answer to the SYN",
 				Kind:        Histogram,
@@ -71,7 +91,7 @@ func tcp() *Spec {
 				return Key{Workload: k.Cgroup, Attributes: []Attribute{{role, roles[k.Role]}}}
 			},
 			Instruments: []Instrument{{
-				Name:        "linux.tcp.connection.duration",
+				Name:        durations,
 				Unit:        "s",
 				Description: "How long TCP connections were open when they ended; the time in TIME-WAIT is not in it",
 				Kind:        Histogram,
@@ -84,7 +104,7 @@ func tcp() *Spec {
 			MaxShards: 1,
 			Decode:    decodeWorkload,
 			Instruments: []Instrument{{
-				Name:        "linux.tcp.retransmits",
+				Name:        retransmits,
 				Unit:        "{segment}",
 				Description: "TCP segments sent again, SYN and SYN-ACK included",
 				Attributes:  []string{networkType},
@@ -103,7 +123,7 @@ func tcp() *Spec {
 			MaxSeries: 1,
 			Decode:    func(*Kernel, []byte) Key { return Key{} },
 			Instruments: []Instrument{{
-				Name:        "linux.tcp.resets",
+				Name:        resets,
 				Unit:        "{reset}",
 				Description: "TCP resets sent, and those received that ended a connection or an attempt to open one",
 				Attributes:  []string{direction},
@@ -128,8 +148,5 @@ func connectionError(code uint32) string {
 	case notSent:
 		return "not_sent"
 	}
-	if name := unix.ErrnoName(unix.Errno(code)); name != "" {
-		return name
-	}
-	return fmt.Sprintf("errno %d", code)
+	return errnoName(unix.Errno(code))
 }

@@ -794,15 +794,25 @@ func helpTCPLossy(arguments []string) {
 		mustDo(unix.Connect(a, address))
 		b := accept(listener)
 		tcpFilter(b, tcpDropSome...)
+		const patience = 5 // s: who is out of luck again and again gives up
+		for _, fd := range []int{a, b} {
+			mustDo(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, patience*1000),
+				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience}))
+		}
 		workers.Go(func() {
 			data := make([]byte, 1<<16)
 			for range 16 {
-				must(unix.Write(a, data))
+				if _, err := unix.Write(a, data); err != nil {
+					break
+				}
 			}
 			mustDo(unix.Close(a))
 		})
 		workers.Go(func() {
-			for data := make([]byte, 1<<16); must(unix.Read(b, data)) > 0; {
+			for data := make([]byte, 1<<16); ; {
+				if n, err := unix.Read(b, data); n == 0 || err != nil {
+					break
+				}
 			}
 			mustDo(unix.Close(b))
 		})
