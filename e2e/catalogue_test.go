@@ -71,8 +71,6 @@ func kernelCounts() []kernelCount {
 			func(r received) int64 {
 				return r.counters.sum("linux.tcp.connections", "linux.tcp.connection.role=passive")
 			}},
-		{"/proc/vmstat oom_kill", "memory", func(t testing.TB) int64 { return field(t, "/proc/vmstat", "oom_kill", 1) },
-			func(r received) int64 { return r.counters.sum("linux.oom.kills") }},
 	}
 }
 
@@ -144,6 +142,9 @@ func TestEveryProbeUnderStress(t *testing.T) {
 		name := "sidecar.probe.name=" + spec.Name
 		t.Logf("%-12s %12d events, missed %d, in overflow %d", spec.Name, r.counters.sum("sidecar.probe.events", name),
 			r.counters.sum("sidecar.probe.missed", name), r.counters.sum("sidecar.series.overflow", name))
+		if spec.Name != "memory" && r.counters.sum("sidecar.probe.events", name) == 0 { // there may be memory enough
+			t.Errorf("probe %s has counted nothing", spec.Name)
+		}
 		if r.counters.sum("sidecar.probe.state", name, "sidecar.probe.state=attached") != 1 {
 			t.Errorf("probe %s is not attached", spec.Name)
 		}
@@ -167,7 +168,7 @@ func openKernelLog(t testing.TB) kernelLog {
 	return kernelLog{file}
 }
 
-var alarm = regexp.MustCompile(`BUG|WARNING|Oops|general protection|stall|hung task|blocked for more|Call Trace|bpf`)
+var alarm = regexp.MustCompile(`BUG|WARNING|Oops|general protection|rcu.*stall|hung task|blocked for more|Call Trace`)
 
 // check fails the test if the kernel has complained.
 func (l kernelLog) check(t testing.TB) {

@@ -94,8 +94,8 @@ func (k *Kernel) recursionGuard() bool { return k.atLeast(6, 1) }
 // preemptibleTracepoints tells whether a tracepoint can be preempted.
 func (k *Kernel) preemptibleTracepoints() bool { return k.atLeast(7, 0) }
 
-// supports tells whether the kernel is new enough for a probe.
-func (k *Kernel) supports(spec *Spec) bool { return k.atLeast(spec.Since[0], spec.Since[1]) }
+// Supports tells whether the kernel is new enough for a probe.
+func (k *Kernel) Supports(spec *Spec) bool { return k.atLeast(spec.Since[0], spec.Since[1]) }
 
 func (k *Kernel) atLeast(major, minor uint32) bool { return k.version >= major<<16|minor<<8 }
 

@@ -71,7 +71,7 @@ func load(t testing.TB, options Options) *Set {
 	t.Helper()
 	set := loadSpecs(t, All(), options)
 	for i, status := range set.Status() {
-		if status.State != Attached && status.State != Disabled && (status.State != Unsupported || set.plan.kernel.supports(All()[i])) {
+		if status.State != Attached && status.State != Disabled && (status.State != Unsupported || set.plan.kernel.Supports(All()[i])) {
 			t.Fatalf("%s is %s: %v", status.Probe, status.State, status.Err)
 		}
 	}

@@ -116,7 +116,7 @@ func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
 
 // prepare reads the probe's collection and fits it to the kernel.
 func (p *ProbePlan) prepare(options Options, kernel *Kernel) error {
-	if !kernel.supports(p.Spec) {
+	if !kernel.Supports(p.Spec) {
 		return fmt.Errorf("the kernel does not tell enough: %w", ebpf.ErrNotSupported)
 	}
 	spec, err := p.Spec.Load()

@@ -145,7 +145,7 @@ func countUnprivileged(n int) (err error) {
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
 	for i, status := range set.Status() {
-		if status.State != Attached && kernel.supports(All()[i]) {
+		if status.State != Attached && kernel.Supports(All()[i]) {
 			return fmt.Errorf("%s: %w", status.State, status.Err)
 		}
 	}

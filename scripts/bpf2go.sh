@@ -6,6 +6,7 @@ build() {
 	go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -cflags "-O2 -Wall -Werror -mcpu=v2" "$@"
 }
 [ $# -eq 0 ] || { build "$@" && exit; }
+rm -f ./*_bpfel.go ./*_bpfel.o # of files that are no more
 for file in *.bpf.c; do
 	name=${file%.bpf.c}
 	build "${name^}" "$file"

@@ -95,6 +95,17 @@ func (d *data) metrics(selected selection) []*sum {
 	return all
 }
 
+// byWorkload are the metrics that are told apart by workload; none where there is no workload but the host.
+func (d *data) byWorkload() map[*readings.Metric]bool {
+	metrics := make(map[*readings.Metric]bool)
+	for i := range d.frame.Readings {
+		if r := &d.frame.Readings[i]; workloadOf(r.Series).isNamed() {
+			metrics[r.Metric] = true
+		}
+	}
+	return metrics
+}
+
 // tableUse is how full a table of a probe's is.
 type tableUse struct {
 	probe, name             string

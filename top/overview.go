@@ -37,9 +37,12 @@ func (o *overview) draw(d *data, width, height int) []string {
 	of := func(s *readings.Series) bool { return probeOf(s.Metric) == probes[selected].name }
 	lines = append(lines, "", d.bold.Render("Metrics of "+probes[selected].name))
 	lines = append(lines, d.metricTable(of, sparkWidth).lines(width, height-len(lines), d.style)...)
-	lines = append(lines, "", d.bold.Render("Its busiest workloads: rates now, and the p99 of durations"))
 	var busiest workloads
 	rows, metrics := busiest.rows(d, of)
+	if len(rows) == 0 { // they are of the host
+		return lines
+	}
+	lines = append(lines, "", d.bold.Render("Its busiest workloads: rates now, and the p99 of durations"))
 	return append(lines, busiest.table(d, rows, metrics).lines(width, height-len(lines), d.style)...)
 }
 

@@ -79,6 +79,9 @@ func (w workload) name() string {
 	return strings.Join(parts, " ")
 }
 
+// isNamed tells whether it is a workload and not the host, nor what found no room.
+func (w workload) isNamed() bool { return w != workload{} && w.overflow == "" }
+
 // describe is all that is known of it, in lines.
 func (w workload) describe() []string {
 	switch {

@@ -31,11 +31,14 @@ type workloadRow struct {
 
 // rows are the workloads in their order, and the selected metrics that they have.
 func (w *workloads) rows(d *data, selected selection) (rows []*workloadRow, metrics []*readings.Metric) {
+	byWorkload := d.byWorkload()
 	for _, m := range d.metrics(selected) {
-		metrics = append(metrics, m.Metric)
+		if byWorkload[m.Metric] || len(byWorkload) == 0 {
+			metrics = append(metrics, m.Metric)
+		}
 	}
 	by := w.column(metrics)
-	byWorkload := make(map[workload]*workloadRow)
+	found := make(map[workload]*workloadRow)
 	for i := range d.frame.Readings {
 		r := &d.frame.Readings[i]
 		column := slices.Index(metrics, r.Metric)
@@ -43,10 +46,10 @@ func (w *workloads) rows(d *data, selected selection) (rows []*workloadRow, metr
 			continue
 		}
 		who := workloadOf(r.Series)
-		row := byWorkload[who]
+		row := found[who]
 		if row == nil {
 			row = &workloadRow{who, make([]*sum, len(metrics))}
-			byWorkload[who] = row
+			found[who] = row
 			rows = append(rows, row)
 		}
 		if row.sums[column] == nil {

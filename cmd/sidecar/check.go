@@ -84,12 +84,12 @@ func checkCommand() *cobra.Command {
 
 func printFindings(w io.Writer, findings []finding) error {
 	for _, f := range findings {
-		if _, err := fmt.Fprintf(w, "%-8s %-13s %s\n", f.Outcome, f.Check, f.Found); err != nil {
+		if _, err := fmt.Fprintf(w, "%-8s %-16s %s\n", f.Outcome, f.Check, f.Found); err != nil {
 			return err
 		}
 		for _, line := range []string{f.Why, f.Do} {
 			if line != "" {
-				fmt.Fprintf(w, "%22s %s\n", "", line)
+				fmt.Fprintf(w, "%25s %s\n", "", line)
 			}
 		}
 	}
@@ -203,12 +203,18 @@ func checkProbes(c *config.Config, kernel *probes.Kernel) []finding {
 	var findings []finding
 	for _, r := range reports {
 		f := finding{Check: "probe " + r.Name, Outcome: checkOK, Found: "loads and attaches"}
+		if !r.Enabled {
+			f.Found += " (off)"
+		}
 		if !r.Supported {
-			f.Found = r.Error
+			f.Found = strings.TrimPrefix(r.Error, f.Check+": ")
 			f.Outcome = checkWarning
-			if r.Enabled {
+			switch {
+			case r.Enabled && r.Default && r.TooOld:
+				f.Do = "the others run; it needs a newer kernel"
+			case r.Enabled:
 				f.Outcome = checkFailed
-				f.Do = fmt.Sprintf("or switch it off: probes.%s.enabled: false", r.Name)
+				f.Do = fmt.Sprintf("switch it off: probes.%s.enabled: false", r.Name)
 			}
 		}
 		findings = append(findings, f)

@@ -23,11 +23,12 @@ type probeReport struct {
 	Default     bool     `json:"default"`
 	Enabled     bool     `json:"enabled"`
 	Supported   bool     `json:"supported"`
+	TooOld      bool     `json:"-"` // the kernel is, for it
 	CostClass   string   `json:"cost_class"`
 	Cost        string   `json:"cost"`            // in figures
 	Error       string   `json:"error,omitempty"` // why it is not
 	Memory      uint64   `json:"memory"`          // bytes
-	Metrics     []string `json:"metrics"`
+	Metrics     []string `json:"metrics"`         // those that are on, or would be
 }
 
 func probesCommand() *cobra.Command {
@@ -87,6 +88,7 @@ func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.
 			Default:     probe.Spec.Default,
 			Enabled:     probe.Enabled,
 			Supported:   status.State == probes.Attached,
+			TooOld:      !kernel.Supports(probe.Spec),
 			CostClass:   string(probe.Spec.Cost.Class),
 			Cost:        probe.Spec.Cost.Text,
 			Memory:      probe.Memory,
@@ -95,7 +97,9 @@ func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.
 			report.Error = status.Err.Error()
 		}
 		for instrument := range probe.Spec.Instruments() {
-			report.Metrics = append(report.Metrics, instrument.Name)
+			if c.Probes[probe.Spec.Name].Metrics[instrument.Name] {
+				report.Metrics = append(report.Metrics, instrument.Name)
+			}
 		}
 		reports = append(reports, report)
 	}

@@ -51,7 +51,7 @@ func runCommand() *cobra.Command {
 		},
 	}
 	configFlag(command, &options.config)
-	command.Flags().BoolVar(&options.strict, "strict", false, "fail unless every enabled probe is attached")
+	command.Flags().BoolVar(&options.strict, "strict", false, "fail unless every enabled probe is attached, but for those that are on by default and that the kernel is too old for")
 	command.Flags().BoolVar(&options.safe, "safe", false, "load no BPF program; export only metrics of the sidecar itself")
 	return command
 }
@@ -169,8 +169,13 @@ func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set
 		return nil, err
 	}
 	var failed []error
-	for _, status := range set.Status() {
-		if status.Err != nil {
+	for i, status := range set.Status() {
+		spec := plan.Probes[i].Spec
+		switch {
+		case status.Err == nil:
+		case spec.Default && !kernel.Supports(spec):
+			logger.Info("probe not running", "probe", status.Probe, "state", status.State, "error", status.Err)
+		default:
 			failed = append(failed, status.Err)
 			logger.Warn("probe not running", "probe", status.Probe, "state", status.State, "error", status.Err)
 		}
