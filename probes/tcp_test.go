@@ -782,39 +782,55 @@ func helpTCPStorm(arguments []string) {
 	counts.answer()
 }
 
+// tcpPatience bounds what is waited for on a socket: who is out of luck again and again gives up.
+func tcpPatience(fd int) {
+	const seconds = 5
+	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		mustDo(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Sec: seconds}))
+	}
+	mustDo(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, seconds*1000))
+}
+
+// tcpEnd closes a socket, at once if there was an error.
+func tcpEnd(fd int, err error) {
+	if err != nil {
+		mustDo(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
+	}
+	mustDo(unix.Close(fd))
+}
+
 // helpTCPLossy sends to sockets that do not hear everything.
 func helpTCPLossy(arguments []string) {
 	tcpLoopback()
 	k, counts := tcpKindOf(arguments[0]), tcpCounts{}
 	listener := k.socket(0)
+	tcpPatience(listener)
 	address := k.listen(listener, 16)
 	var workers sync.WaitGroup
 	for range number(arguments, 1) {
 		a := k.socket(0)
+		tcpPatience(a)
 		mustDo(unix.Connect(a, address))
-		b := accept(listener)
-		tcpFilter(b, tcpDropSome...)
-		const patience = 5 // s: who is out of luck again and again gives up
-		for _, fd := range []int{a, b} {
-			mustDo(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, patience*1000),
-				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience}))
+		b, _, err := unix.Accept(listener)
+		if err != nil {
+			tcpEnd(a, err)
+			continue
 		}
+		tcpPatience(b)
+		tcpFilter(b, tcpDropSome...)
 		workers.Go(func() {
-			data := make([]byte, 1<<16)
-			for range 16 {
-				if _, err := unix.Write(a, data); err != nil {
-					break
-				}
+			data, n, err := make([]byte, 1<<16), 0, error(nil)
+			for n = 0; n < 16 && err == nil; n++ {
+				_, err = unix.Write(a, data)
 			}
-			mustDo(unix.Close(a))
+			tcpEnd(a, err)
 		})
 		workers.Go(func() {
-			for data := make([]byte, 1<<16); ; {
-				if n, err := unix.Read(b, data); n == 0 || err != nil {
-					break
-				}
+			data, n, err := make([]byte, 1<<16), 1, error(nil)
+			for n > 0 && err == nil {
+				n, err = unix.Read(b, data)
 			}
-			mustDo(unix.Close(b))
+			tcpEnd(b, err)
 		})
 	}
 	workers.Wait()
