@@ -810,7 +810,10 @@ func helpTCPLossy(arguments []string) {
 	for range number(arguments, 1) {
 		a := k.socket(0)
 		tcpPatience(a)
-		mustDo(unix.Connect(a, address))
+		if err := unix.Connect(a, address); err != nil {
+			tcpEnd(a, err)
+			continue
+		}
 		b, _, err := unix.Accept(listener)
 		if err != nil {
 			tcpEnd(a, err)
