@@ -822,14 +822,16 @@ func helpTCPLossy(arguments []string) {
 		tcpPatience(b)
 		tcpFilter(b, tcpDropSome...)
 		workers.Go(func() {
-			data, n, err := make([]byte, 1<<16), 0, error(nil)
-			for n = 0; n < 16 && err == nil; n++ {
+			var err error
+			data := make([]byte, 1<<16)
+			for n := 0; n < 16 && err == nil; n++ {
 				_, err = unix.Write(a, data)
 			}
 			tcpEnd(a, err)
 		})
 		workers.Go(func() {
-			data, n, err := make([]byte, 1<<16), 1, error(nil)
+			var err error
+			n, data := 1, make([]byte, 1<<16)
 			for n > 0 && err == nil {
 				n, err = unix.Read(b, data)
 			}
