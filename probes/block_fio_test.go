@@ -3,7 +3,6 @@
 package probes
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -54,7 +52,7 @@ func TestBlockAgainstFio(t *testing.T) {
 	d := newDiskTest(t, set, disk)
 	merged := readMerges(t, disk)
 	before := blockHistogram(t, set, disk)
-	tool := startBiolatency(t, disk)
+	tool := startTool(t, "Tracing", "biolatency", "-d", disk)
 
 	operations := random(t, "operations of each job", 1000, 4000)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -98,7 +96,7 @@ func TestBlockAgainstFio(t *testing.T) {
 		same(t, directions[i]+" operations of fio", did[i].operations+merges, fios.Operations)
 		same(t, directions[i]+" bytes of fio", did[i].bytes, fios.Bytes)
 	}
-	tool.compare(t, before, blockHistogram(t, set, disk))
+	compareBiolatency(t, tool, before, blockHistogram(t, set, disk))
 }
 
 // readDiskStats reads what /proc/diskstats has of the disks, which are those that it has in /sys/block.
@@ -163,55 +161,23 @@ func blockHistogram(t testing.TB, set *Set, disk string) map[float64]float64 {
 	return buckets
 }
 
-// biolatency is a tool that runs.
-type biolatency struct {
-	*exec.Cmd
-	lines *bufio.Scanner
-}
-
-// startBiolatency returns when it has attached its programs.
-func startBiolatency(t testing.TB, disk string) biolatency {
+// compareBiolatency ends the tool and compares its histogram with what ours has become since. It takes the time from when the driver
+// gets the request to when its bytes are completed, which is a little less.
+func compareBiolatency(t testing.TB, tool tool, before, after map[float64]float64) {
 	t.Helper()
-	// For a minute at most, so that Scan ends even if the tool would not.
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	tool := exec.CommandContext(ctx, "stdbuf", "-oL", "biolatency", "-d", disk)
-	tool.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := tool.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tool.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(output)
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "Tracing") {
-		t.Fatalf("biolatency does not begin: %q (apt-get install libbpf-tools)", lines.Text())
-	}
-	return biolatency{tool, lines}
-}
-
-// compare ends the tool and compares its histogram with what ours has become since. It takes the time from when the driver gets
-// the request to when its bytes are completed, which is a little less.
-func (tool biolatency) compare(t testing.TB, before, after map[float64]float64) {
-	t.Helper()
-	if err := tool.Process.Signal(unix.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	tool.interrupt(t)
 	type row struct{ below, count float64 } // below: seconds
 	var rows []row
 	var theirs float64
-	for tool.lines.Scan() {
-		if m := biolatencyRow.FindStringSubmatch(tool.lines.Text()); m != nil {
+	for tool.Scan() {
+		if m := biolatencyRow.FindStringSubmatch(tool.Text()); m != nil {
 			last, _ := strconv.ParseFloat(m[2], 64)
 			count, _ := strconv.ParseFloat(m[3], 64)
 			theirs += count
 			rows = append(rows, row{(last + 1) / 1e6, theirs})
 		}
 	}
-	if err := errors.Join(tool.lines.Err(), tool.Wait()); err != nil {
-		t.Fatal(err)
-	}
+	tool.finish(t)
 	// ours is how many took no longer than some seconds, by the buckets that end before that.
 	ours := func(seconds float64) (n float64) {
 		for end, count := range after {

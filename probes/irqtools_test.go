@@ -3,19 +3,13 @@
 package probes
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"math"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestInterruptsAgainstTools compares how long softirqs and handlers ran with libbpf-tools' softirqs and hardirqs, which take
@@ -30,43 +24,24 @@ func TestInterruptsAgainstTools(t *testing.T) {
 			start(t, helper(t, nil, "interrupts-load"))
 			writeAll(t) // its disk's series is there before
 
-			// For a minute at most, so that Scan ends even if the tool would not.
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			tool := exec.CommandContext(ctx, "stdbuf", "-oL", test.tool, "-d", "-N")
-			tool.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			output, err := tool.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := tool.Start(); err != nil {
-				t.Fatal(err)
-			}
-			lines := bufio.NewScanner(output)
-			if !lines.Scan() || !strings.HasPrefix(lines.Text(), "Tracing") {
-				t.Fatalf("%s does not begin: %q (apt-get install libbpf-tools)", test.tool, lines.Text())
-			}
+			tool := startTool(t, "Tracing", test.tool, "-d", "-N")
 			before := histogramsBy(t, read(t, set), test.metric, test.attribute)
 			for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 				writeAll(t)
 			}
 			after := histogramsBy(t, read(t, set), test.metric, test.attribute)
-			if err := tool.Process.Signal(unix.SIGINT); err != nil {
-				t.Fatal(err)
-			}
+			tool.interrupt(t)
 			theirs := make(map[string][]float64) // by the exponent of what a row begins with
 			name := ""
-			for lines.Scan() {
-				if title, ok := strings.CutPrefix(lines.Text(), test.title); ok {
+			for tool.Scan() {
+				if title, ok := strings.CutPrefix(tool.Text(), test.title); ok {
 					name = title
-				} else if m := runqlatRow.FindStringSubmatch(lines.Text()); m != nil {
+				} else if m := runqlatRow.FindStringSubmatch(tool.Text()); m != nil {
 					count, _ := strconv.ParseFloat(m[3], 64)
 					theirs[name] = append(theirs[name], count)
 				}
 			}
-			if err := errors.Join(lines.Err(), tool.Wait()); err != nil {
-				t.Fatal(err)
-			}
+			tool.finish(t)
 			compared := 0
 			for name, rows := range theirs {
 				if compareWithTool(t, name, before[strings.ToUpper(name)], after[strings.ToUpper(name)], rows) {

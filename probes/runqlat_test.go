@@ -3,15 +3,9 @@
 package probes
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"math"
-	"os/exec"
 	"regexp"
 	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -35,45 +29,26 @@ func TestSchedulerAgainstRunqlat(t *testing.T) {
 	before := points(t, read(t, set), runQueue, in(group))[0].Histogram
 	before.Counts = append([]uint64(nil), before.Counts...) // the next snapshot uses the memory again
 
-	// For a minute at most, so that Scan ends even if the tool would not.
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tool := exec.CommandContext(ctx, "stdbuf", "-oL", "runqlat", "-p", strconv.Itoa(p.Process.Pid))
-	tool.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := tool.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tool.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(output)
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "Tracing") {
-		t.Fatalf("runqlat does not begin: %q (apt-get install libbpf-tools)", lines.Text())
-	}
+	tool := startTool(t, "Tracing", "runqlat", "-p", strconv.Itoa(p.Process.Pid))
 	if err := unix.Kill(p.Process.Pid, unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(1500 * time.Millisecond)
 	stop(t, p.Process.Pid)
 	after := points(t, read(t, set), runQueue, in(group))[0].Histogram
-	if err := tool.Process.Signal(unix.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	tool.interrupt(t)
 	type row struct{ below, count float64 } // below: seconds
 	var rows []row
 	var theirs float64
-	for lines.Scan() {
-		if m := runqlatRow.FindStringSubmatch(lines.Text()); m != nil {
+	for tool.Scan() {
+		if m := runqlatRow.FindStringSubmatch(tool.Text()); m != nil {
 			last, _ := strconv.ParseFloat(m[2], 64)
 			count, _ := strconv.ParseFloat(m[3], 64)
 			theirs += count
 			rows = append(rows, row{(last + 1) / 1e6, theirs})
 		}
 	}
-	if err := errors.Join(lines.Err(), tool.Wait()); err != nil {
-		t.Fatal(err)
-	}
+	tool.finish(t)
 
 	// ours is how many waits were not longer than some seconds, by the buckets that end before that.
 	ours := func(seconds float64) float64 {

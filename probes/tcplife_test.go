@@ -3,19 +3,13 @@
 package probes
 
 import (
-	"bufio"
-	"context"
 	"maps"
 	"math"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
@@ -25,32 +19,16 @@ import (
 func TestAgainstTCPLife(t *testing.T) {
 	set := open(t, loadOnly("tcp", LinuxCgroup))
 	group := kerneltest.NewCgroup(t, "")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tool := exec.CommandContext(ctx, "stdbuf", "-oL", "tcplife")
-	tool.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := tool.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tool.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(output)
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "PID") {
-		t.Fatalf("tcplife does not begin: %q (apt-get install libbpf-tools)", lines.Text())
-	}
+	tool := startTool(t, "PID", "tcplife")
 	opened := random(t, "connections", 100, 300)
 	kernel := runTCP(t, tcpHelper(t, group, "tcp-connect", "ipv4", opened, 0, 0, 0, 0, 1))
 	time.Sleep(500 * time.Millisecond) // until it has told
-	if err := tool.Process.Signal(unix.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	tool.interrupt(t)
 	var theirs []float64 // seconds
 	port := strconv.Itoa(int(kernel["port"]))
-	for lines.Scan() {
+	for tool.Scan() {
 		// PID COMM LADDR LPORT RADDR RPORT TX_KB RX_KB MS, of which the name may have spaces.
-		words := strings.Fields(lines.Text())
+		words := strings.Fields(tool.Text())
 		if len(words) < 9 {
 			continue
 		}
