@@ -480,7 +480,8 @@ var (
 func tcpAwaitClosed() {
 	const enough = 3 // looks that find none
 	looks := 0
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+	// A FIN that nobody hears is repeated after 1, 2, 4 seconds and so on.
+	for deadline := time.Now().Add(4 * time.Minute); time.Now().Before(deadline); {
 		left := ""
 		for _, name := range []string{"tcp", "tcp6"} {
 			for line := range strings.Lines(string(must(os.ReadFile("/proc/self/net/" + name)))) {
