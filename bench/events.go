@@ -311,8 +311,8 @@ statistics off; fork, exec and exit are parts of one process, whose time it tell
 - *Nothing attached* and *Empty program* are the time of the event itself; an empty program is of the same kind and at the
   same hooks as ours (tp_btf).
 - *Above empty*, by programs, is without what an empty program takes for as many runs, which is little but reading the clock.
-- Ours is a probe as by default. Both probes count by workload.
-- The bpftrace scripts are in bench/peers.go. They answer the question that our program at the hook does: waits for a CPU; a
+- Ours is a probe as by default.
+- The bpftrace scripts are in bench/peers.go and beside the loads, in bench/PROBE.go. They answer the question that our program at the hook does: waits for a CPU; a
   state of each task from its creation to its exit (the kernel frees ours, in no program's time); processes and threads
   created, executions by name, and exits by status with lifetimes, all by cgroup.
 - Of libbpf-tools it is runqlat for the scheduler, execsnoop for exec, exitsnoop for exit and both for the whole. No tool is
