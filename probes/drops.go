@@ -17,7 +17,7 @@ func drops() *Spec {
 		Name:        "drops",
 		Description: "Packets that the kernel dropped, and why",
 		Default:     true,
-		Cost:        Cost{Low, "24 ns a packet dropped"},
+		Cost:        Cost{Low, "16 ns a packet dropped"},
 		Since:       [2]uint32{5, 17},
 		Limits: "What a network device or its XDP program drops was never a packet to the kernel, and is not seen. The kernel frees " +
 			"some packets that have done their work as if it dropped them, most of them as `NOT_SPECIFIED`. From Linux 7.0 on " +

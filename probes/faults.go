@@ -11,7 +11,7 @@ func faults() *Spec {
 	return &Spec{
 		Name:        "faults",
 		Description: "Page faults",
-		Cost:        Cost{Medium, "22 ns a context switch, 93 where there were faults"},
+		Cost:        Cost{Medium, "24 ns a context switch, 70 where there were faults"},
 		Since:       [2]uint32{5, 10},
 		Limits: "The faults of a task are counted when it gives up the CPU; those of what runs while the probe begins are not, up to that. " +
 			"A turn of which the beginning was not seen is a missed event, unmatched, whatever its faults.",

@@ -20,7 +20,7 @@ func interrupts() *Spec {
 	return &Spec{
 		Name:        "interrupts",
 		Description: "Interrupts: how long their handlers ran, and the softirqs that do the rest",
-		Cost:        Cost{Medium, "115 ns a softirq, 90 of them to read the clock twice; 0.5 us an interrupt"},
+		Cost:        Cost{Medium, "136 ns a softirq, 90 of them to read the clock twice; 0.5 us an interrupt"},
 		Since:       [2]uint32{5, 10},
 		Limits: "Interrupts that have no handler of a driver's are not seen: those of the local timer, between CPUs, of machine " +
 			"checks. Where handlers run in threads (PREEMPT_RT, `threadirqs`) it is their wake-up that is measured. " +

@@ -46,7 +46,7 @@ func locks() *Spec {
 	return &Spec{
 		Name:        "locks",
 		Description: "Locks of the kernel: how long was waited for them",
-		Cost:        Cost{Medium, "0.8 us a wait for a mutex, nothing where a lock is free"},
+		Cost:        Cost{Medium, "0.6 us a wait for a mutex, nothing where a lock is free"},
 		Since:       [2]uint32{6, 1},
 		Limits: "Locks that programs have among themselves are not the kernel's. A wait that goes on when the probe begins is not " +
 			"counted, and a missed event, unmatched. Of spinlocks the kernel tells, unless it is a guest, only the waits behind another that waits.",

@@ -20,7 +20,7 @@ func memory() *Spec {
 		Name:        "memory",
 		Description: "Processes killed for want of memory, and how long tasks waited for memory to be freed",
 		Default:     true,
-		Cost:        Cost{Low, "220 ns a reclaim, and under 10 ns a signal"},
+		Cost:        Cost{Low, "245 ns a reclaim, and under 10 ns a signal"},
 		Since:       [2]uint32{5, 10},
 		Limits: "Of the members of a cgroup with memory.oom.group each is killed once, where the kernel's oom_kill may count " +
 			"the first twice. What kswapd frees, and what is freed of one NUMA node for a local page, is not in the reclaims. " +

@@ -74,6 +74,7 @@ type Plan struct {
 type ProbePlan struct {
 	Spec    *Spec
 	Enabled bool
+	TooOld  bool                 // the kernel is, for this probe
 	Err     error                // of its collection; the probe has failed
 	Memory  uint64               // bytes
 	layouts []series.Layout      // of the tables
@@ -97,7 +98,7 @@ func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
 		return nil, err
 	}
 	for _, spec := range specs {
-		probe := ProbePlan{Spec: spec, Enabled: options.enabled(spec)}
+		probe := ProbePlan{Spec: spec, Enabled: options.enabled(spec), TooOld: !kernel.Supports(spec)}
 		probe.Err = probe.prepare(options, kernel)
 		plan.Probes = append(plan.Probes, probe)
 	}
@@ -116,7 +117,7 @@ func NewPlan(specs []*Spec, options Options, kernel *Kernel) (*Plan, error) {
 
 // prepare reads the probe's collection and fits it to the kernel.
 func (p *ProbePlan) prepare(options Options, kernel *Kernel) error {
-	if !kernel.Supports(p.Spec) {
+	if p.TooOld {
 		return fmt.Errorf("the kernel does not tell enough: %w", ebpf.ErrNotSupported)
 	}
 	spec, err := p.Spec.Load()

@@ -18,7 +18,7 @@ func scheduler() *Spec {
 		Name:        "scheduler",
 		Description: "Context switches, and how long tasks that could run waited for a CPU",
 		Default:     true,
-		Cost:        Cost{Medium, "64 to 121 ns a context switch"},
+		Cost:        Cost{Medium, "72 to 124 ns a context switch"},
 		Since:       [2]uint32{5, 10},
 		Needs:       "CONFIG_FAIR_GROUP_SCHED",
 		Limits: "A preemption is what the kernel counts as an involuntary switch, to another task than the idle one. It does not tell " +

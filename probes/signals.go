@@ -17,7 +17,7 @@ func signals() *Spec {
 		Name:        "signals",
 		Description: "Signals sent to processes and threads, and what became of them",
 		Default:     true,
-		Cost:        Cost{Low, "20 to 47 ns a signal"},
+		Cost:        Cost{Low, "39 ns a signal"},
 		Since:       [2]uint32{5, 10},
 		Limits: "It cannot see the SIGKILL that ends the other threads of a process with it, nor signals that a debugger " +
 			"injects. A signal is delivered when it is pending, though it may be blocked.",

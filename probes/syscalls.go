@@ -20,7 +20,7 @@ func syscalls() *Spec {
 	return &Spec{
 		Name:        "syscalls",
 		Description: "System calls: how long they took and how they failed, and the attempts to execute a program",
-		Cost: Cost{High, "155 ns a system call of any process, and 100 ns more for the kernel's way to the tracepoints; " +
+		Cost: Cost{High, "180 to 209 ns a system call of any process, and 100 ns more for the kernel's way to the tracepoints; " +
 			"with the attempts alone 10 ns and those 100"},
 		Since: [2]uint32{5, 10},
 		Limits: "It taxes every system call of the machine, whoever makes it. A call that is in progress when the probe begins, or " +

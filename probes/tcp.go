@@ -26,7 +26,7 @@ func tcp() *Spec {
 		Name:        "tcp",
 		Description: "TCP connections: opened, failed, how long it took and how long they lasted; retransmits and resets",
 		Default:     true,
-		Cost:        Cost{Low, "0.9 us for both ends of a connection, from connect to close"},
+		Cost:        Cost{Low, "1.0 to 1.2 us for both ends of a connection, from connect to close"},
 		Since:       [2]uint32{5, 10},
 		Needs:       "CONFIG_SOCK_CGROUP_DATA",
 		Limits: "A connection that is older than the probe ends without a duration: it is counted as missed, as unmatched; so are " +

@@ -46,6 +46,8 @@ type delivery struct {
 	closing     atomic.Bool // the next export is the last
 
 	unacknowledged time.Time // the first collection since the last that was accepted whole; zero when there is none
+
+	health atomic.Pointer[Health]
 }
 
 var _ sdkmetric.Exporter = (*delivery)(nil)
@@ -89,6 +91,7 @@ func (d *delivery) Export(ctx context.Context, rm *metricdata.ResourceMetrics) e
 		err = d.exportOTLP(ctx, rm)
 	}
 	d.acknowledge(err == nil)
+	d.ended(err)
 	if err != nil {
 		return reported{err}
 	}

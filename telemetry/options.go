@@ -14,6 +14,9 @@ import (
 type Options struct {
 	// Version and Revision are the build's, exported by sidecar.build.info.
 	Version, Revision string
+	// Instance tells this sidecar from others on the host: service.instance.id is made from it and the machine's id. Empty
+	// for the only one.
+	Instance string
 
 	// Instruments lists what the Source's snapshots may contain. Instruments that are switched off may be listed:
 	// what has no points is not exported.

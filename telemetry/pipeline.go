@@ -56,12 +56,13 @@ func Start(ctx context.Context, o Options, source Source) (*Pipeline, error) {
 
 // newPipeline connects source to exporter, which is nil without OTLP.
 func newPipeline(ctx context.Context, o Options, log *errorLog, source Source, exporter sdkmetric.Exporter) (*Pipeline, error) {
-	res, err := newResource(ctx, os.DirFS("/"))
+	res, err := newResource(ctx, os.DirFS("/"), o.Instance)
 	if err != nil {
 		o.Logger.Warn("the resource is incomplete", "error", oneLine(err))
 	}
 	c := newCollector(source, log, o.ExplicitBuckets)
 	d := &delivery{resource: res, collector: c, log: log, otlp: exporter, limit: maxRequest}
+	d.health.Store(&Health{Cycle: time.Now()})
 	if o.OTLP != nil {
 		d.endpoint, d.timeout = o.OTLP.Endpoint, o.OTLP.Timeout
 	}

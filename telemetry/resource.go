@@ -18,7 +18,7 @@ import (
 // instanceNamespace is the namespace that semantic conventions give for a service.instance.id made from another id.
 var instanceNamespace = uuid.MustParse("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 
-// newResource describes this host and this service. root is the file system to read from.
+// newResource describes this host and this service. root is the file system to read from, instance is Options.Instance.
 //
 // The resource is a part of every series' identity downstream, so it holds what stays while the kernel's counters stay:
 // no process, no container, no pod of ours, and none of the telemetry.sdk.* attributes, whose version changes with a
@@ -26,7 +26,7 @@ var instanceNamespace = uuid.MustParse("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 // new at every start.
 //
 // An error tells what is missing or wrong; the resource is usable all the same.
-func newResource(ctx context.Context, root fs.FS) (*resource.Resource, error) {
+func newResource(ctx context.Context, root fs.FS, instance string) (*resource.Resource, error) {
 	var errs []error
 	id, machine := machineID(root)
 	if !machine {
@@ -34,7 +34,7 @@ func newResource(ctx context.Context, root fs.FS) (*resource.Resource, error) {
 	}
 	attrs := []attribute.KeyValue{
 		semconv.ServiceName("sidecar"),
-		semconv.ServiceInstanceID(uuid.NewSHA1(instanceNamespace, []byte(id+"/")).String()),
+		semconv.ServiceInstanceID(uuid.NewSHA1(instanceNamespace, []byte(id+"/"+instance)).String()),
 		semconv.HostArchKey.String(runtime.GOARCH),
 		semconv.OSTypeLinux,
 	}

@@ -48,7 +48,7 @@ func TestResource(t *testing.T) {
 	}
 	read := func() map[string]string {
 		t.Helper()
-		res, err := newResource(t.Context(), root)
+		res, err := newResource(t.Context(), root, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestResource(t *testing.T) {
 	check(read(), map[string]string{"service.name": "mine", "host.name": "h", "service.instance.id": "i", "team": "\uFFFD\x00"})
 
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "nonsense,a=b")
-	res, err := newResource(t.Context(), fstest.MapFS{})
+	res, err := newResource(t.Context(), fstest.MapFS{}, "")
 	if err == nil || !strings.Contains(err.Error(), "nonsense") || !strings.Contains(err.Error(), "machine-id") {
 		t.Errorf("got %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ebpf-sidecar/sidecar/config"
 	"github.com/ebpf-sidecar/sidecar/probes"
+	"github.com/ebpf-sidecar/sidecar/service"
 )
 
 // Exit codes.
@@ -38,7 +39,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		SilenceErrors:    true,
 		PersistentPreRun: func(*cobra.Command, []string) { started = true },
 	}
-	root.AddCommand(topCommand(), runCommand(), probesCommand(), checkCommand(), configCommand(), versionCommand())
+	root.AddCommand(topCommand(), runCommand(), probesCommand(), checkCommand(), configCommand(),
+		installCommand(), uninstallCommand(),
+		controlCommand("start", "Start the installed service (root)", service.Start),
+		controlCommand("stop", "Stop the service (root)", service.Stop),
+		controlCommand("restart", "Stop the service, if it runs, and start it (root)", service.Restart),
+		reloadCommand(), statusCommand(), versionCommand())
 	root.InitDefaultCompletionCmd()
 	for _, group := range root.Commands() {
 		if group.HasSubCommands() { // cobra would answer an unknown one with the help, and success

@@ -88,7 +88,7 @@ func tryProbes(c *config.Config, kernel *probes.Kernel) ([]probeReport, *probes.
 			Default:     probe.Spec.Default,
 			Enabled:     probe.Enabled,
 			Supported:   status.State == probes.Attached,
-			TooOld:      !kernel.Supports(probe.Spec),
+			TooOld:      probe.TooOld,
 			CostClass:   string(probe.Spec.Cost.Class),
 			Cost:        probe.Spec.Cost.Text,
 			Memory:      probe.Memory,

@@ -8,26 +8,25 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/ebpf-sidecar/sidecar/admin"
 	"github.com/ebpf-sidecar/sidecar/config"
 	"github.com/ebpf-sidecar/sidecar/probes"
+	"github.com/ebpf-sidecar/sidecar/service"
 	"github.com/ebpf-sidecar/sidecar/telemetry"
 )
 
-// shutdownTimeout bounds the last collection and export.
-const shutdownTimeout = 4 * time.Second
-
 type runOptions struct {
-	config string
-	strict bool
-	safe   bool
+	config   string
+	instance service.Instance
+	strict   bool
+	safe     bool
 }
 
 func runCommand() *cobra.Command {
@@ -36,6 +35,7 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Load the probes and export their metrics until stopped",
 		Long: "Load the probes and export their metrics until stopped by SIGINT or SIGTERM; a second signal ends at once.\n" +
+			"SIGHUP and sidecar reload have it read its configuration again.\n" +
 			"With no endpoint configured and a terminal, a table is printed besides.",
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -43,14 +43,17 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			logger := newLogger(c.Log, command.ErrOrStderr())
-			slog.SetDefault(logger)
-			ctx, stop := untilSignal(command.Context(), unix.SIGINT, unix.SIGTERM)
+			signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+			if term.IsTerminal(unix.Stdin) && !signal.Ignored(unix.SIGHUP) {
+				signals = append(signals, unix.SIGHUP) // the terminal is gone
+			}
+			ctx, stop := untilSignal(command.Context(), signals...)
 			defer stop()
-			return Run(ctx, c, options, command.OutOrStdout(), logger)
+			return Run(ctx, c, options, command.OutOrStdout(), command.ErrOrStderr())
 		},
 	}
 	configFlag(command, &options.config)
+	serviceFlag(command, &options.instance)
 	command.Flags().BoolVar(&options.strict, "strict", false, "fail unless every enabled probe is attached, but for those that are on by default and that the kernel is too old for")
 	command.Flags().BoolVar(&options.safe, "safe", false, "load no BPF program; export only metrics of the sidecar itself")
 	return command
@@ -64,172 +67,239 @@ func untilSignal(ctx context.Context, signals ...os.Signal) (context.Context, co
 	return ctx, stop
 }
 
-func newLogger(c config.Log, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.Level}
-	if c.Format == config.JSON {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
-
 // Run measures and exports until the context ends. The foreground, the container and the service manager all call it.
-func Run(ctx context.Context, c *config.Config, options runOptions, stdout io.Writer, logger *slog.Logger) error {
-	if c.Disabled || len(c.Exporters) == 0 {
-		logger.Info("OTEL_SDK_DISABLED is true or OTEL_METRICS_EXPORTER none: nothing is measured or exported")
-		<-ctx.Done()
-		return nil
+func Run(ctx context.Context, c *config.Config, options runOptions, stdout, stderr io.Writer) error {
+	r := &runner{
+		options: options, stdout: stdout, stderr: stderr, started: time.Now(),
+		hangups: make(chan os.Signal, 1), requests: make(chan chan<- error),
 	}
-	var measured source = nothing{}
-	if !options.safe {
-		set, err := loadProbes(c, options.strict, logger)
-		if err != nil {
+	r.configure(c)
+	if !signal.Ignored(unix.SIGHUP) {
+		signal.Notify(r.hangups, unix.SIGHUP)
+		defer signal.Stop(r.hangups)
+	}
+	server, err := admin.Listen(options.instance.Socket(), admin.Handler{Status: r.status, Reload: r.reload})
+	if err != nil {
+		r.log.Warn("sidecar status and reload cannot reach this sidecar", "error", err)
+	} else {
+		defer server.Close()
+	}
+	for {
+		next, err := r.measure(ctx)
+		if next == nil && errors.Is(err, telemetry.ErrNotEnded) {
+			err = nil // the end of the process ends it
+		}
+		if err != nil || next == nil {
+			r.answer(err)
+			r.log.Info("stopped")
 			return err
 		}
-		measured = set
+		r.configure(next)
 	}
-	export := telemetryOptions(c, stdout, logger)
-	return exportWhile(ctx, measured, export, func() error {
+}
+
+// runner runs the sidecar, under one configuration after another.
+type runner struct {
+	options        runOptions
+	stdout, stderr io.Writer
+	log            *slog.Logger
+	manager        service.Manager
+	started        time.Time
+	hangups        chan os.Signal
+	requests       chan chan<- error // for a reload, each with where to answer
+	waiting        chan<- error      // for the answer; nil for none
+
+	mu          sync.Mutex // for what follows, which status reads
+	state       admin.State
+	config      *config.Config
+	probes      []probes.Status // as they were loaded
+	pipeline    *telemetry.Pipeline
+	reloadError error
+}
+
+// configure takes a configuration for the next measurement.
+func (r *runner) configure(c *config.Config) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.config, r.state, r.probes, r.pipeline, r.reloadError = c, admin.Starting, nil, nil, nil
+	r.log = newLogger(c.Log, r.stderr)
+	slog.SetDefault(r.log)
+}
+
+// measure runs under one configuration. It returns the next, or nil when the context has ended.
+func (r *runner) measure(ctx context.Context) (next *config.Config, err error) {
+	c := r.config
+	if c.Disabled || len(c.Exporters) == 0 {
+		r.log.Info("OTEL_SDK_DISABLED is true or OTEL_METRICS_EXPORTER none: nothing is measured or exported")
+		return r.serve(ctx, nil)
+	}
+	var measured source = nothing{}
+	if !r.options.safe {
+		set, err := loadProbes(c, r.options.strict, r.log)
+		if err != nil {
+			return nil, err
+		}
+		measured, r.probes = set, set.Status()
+	}
+	export := telemetryOptions(c, r.stdout, r.log)
+	export.Instance = r.options.instance.Identity()
+	err = exportWhile(ctx, measured, export, func(pipeline *telemetry.Pipeline) (err error) {
 		running := []any{"version", version, "interval", c.Export.Interval}
 		if export.OTLP != nil {
 			running = append(running, "endpoint", export.OTLP.Endpoint)
 		}
-		logger.Info("running", running...)
-		<-ctx.Done()
-		return nil
-	})
-}
-
-// exportWhile opens what is measured and exports it until the function returns, and then a last time. It closes what is
-// measured in any case.
-func exportWhile(ctx context.Context, measured source, export telemetry.Options, while func() error) (err error) {
-	pipeline, err := telemetry.Start(ctx, export, measured)
-	if err != nil {
-		return errors.Join(fmt.Errorf("start the export: %w", err), measured.Close())
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		err = errors.Join(err, stop(ctx, pipeline, measured, export.Logger))
-	}()
-	if err := measured.Open(); err != nil {
+		r.log.Info("running", running...)
+		next, err = r.serve(ctx, pipeline)
 		return err
-	}
-	debug.FreeOSMemory() // what loading took: the kernel's types above all
-	return while()
+	})
+	return next, err
 }
 
-// stop exports a last time, and closes what was measured. An export that has failed is no failure of the sidecar.
-func stop(ctx context.Context, pipeline *telemetry.Pipeline, measured source, logger *slog.Logger) error {
-	err := pipeline.Shutdown(ctx)
+// serve tells the service manager and answers who asks, until the context ends or there is another configuration.
+func (r *runner) serve(ctx context.Context, pipeline *telemetry.Pipeline) (next *config.Config, err error) {
+	interval, err := r.manager.WatchdogInterval()
 	if err != nil {
-		logger.Warn("the last export failed", "error", err)
+		return nil, fmt.Errorf("the service manager's watchdog: %w", err)
 	}
-	logger.Info("stopped")
-	if errors.Is(err, telemetry.ErrNotEnded) {
-		return nil // it may still read the maps' memory, and the end of the process closes all
+	var alive <-chan time.Time
+	if interval > 0 {
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		alive = ticker.C
 	}
-	return measured.Close()
-}
-
-// source is what is measured: a Set of probes, or nothing.
-type source interface {
-	telemetry.Source
-	Open() error
-	Close() error
-}
-
-// nothing is the source of a sidecar without probes.
-type nothing struct{}
-
-func (nothing) Open() error { return nil }
-
-func (nothing) Close() error { return nil }
-
-func (nothing) Snapshot() (*probes.Snapshot, error) { return &probes.Snapshot{Time: time.Now()}, nil }
-
-func (nothing) Acknowledge(*probes.Snapshot) {}
-
-// loadProbes loads the enabled probes behind the gate, and tells of those that it could not load.
-func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set, error) {
-	kernel, err := probes.RunningKernel()
-	if err != nil {
-		return nil, err
-	}
-	options := probeOptions(c)
-	plan, err := probes.NewPlan(probes.All(), options, kernel)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	if plan.SeriesLimit < c.SeriesLimit {
-		logger.Warn("memory_limit lowers the series limit", "memory_limit", c.MemoryLimit,
-			"series_limit", plan.SeriesLimit, "configured", c.SeriesLimit)
-	}
-	set, err := probes.Load(plan)
-	if err != nil {
-		return nil, err
-	}
-	var failed []error
-	for i, status := range set.Status() {
-		spec := plan.Probes[i].Spec
-		switch {
-		case status.Err == nil:
-		case spec.Default && !kernel.Supports(spec):
-			logger.Info("probe not running", "probe", status.Probe, "state", status.State, "error", status.Err)
-		default:
-			failed = append(failed, status.Err)
-			logger.Warn("probe not running", "probe", status.Probe, "state", status.State, "error", status.Err)
+	r.mu.Lock()
+	r.state, r.pipeline = admin.Running, pipeline
+	r.mu.Unlock()
+	r.manager.Ready(r.summary())
+	r.answer(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			r.manager.Stopping()
+			r.setState(admin.Stopping)
+			return nil, nil
+		case <-alive:
+			if r.progresses() {
+				r.manager.Alive()
+			}
+			continue
+		case <-r.hangups:
+		case r.waiting = <-r.requests:
+		}
+		if next := r.readAgain(); next != nil {
+			return next, nil
 		}
 	}
-	if strict && len(failed) > 0 {
-		return nil, errors.Join(append(failed, set.Close())...)
-	}
-	return set, nil
 }
 
-func telemetryOptions(c *config.Config, stdout io.Writer, logger *slog.Logger) telemetry.Options {
-	options := telemetry.Options{
-		Version:         version,
-		Revision:        revision(),
-		Interval:        c.Export.Interval,
-		ExportTimeout:   c.Export.CycleTimeout,
-		ExplicitBuckets: c.Export.Histograms == config.ExplicitBuckets,
-		OTLP:            otlp(c),
-		Logger:          logger,
+// readAgain reads the configuration again. It returns nil for one that is not valid, which changes nothing.
+func (r *runner) readAgain() *config.Config {
+	r.manager.Reloading()
+	r.setState(admin.Reloading)
+	next, err := loadConfig(r.options.config)
+	if err == nil && !r.options.safe {
+		_, err = planProbes(next)
 	}
-	for _, spec := range probes.All() {
-		for instrument := range spec.Instruments() {
-			options.Instruments = append(options.Instruments,
-				telemetry.Instrument{Scope: spec.Scope(), Instrument: instrument})
+	if err == nil {
+		r.log.Info("the configuration is read again: what the kernel does until the probes are loaded is not counted")
+		return next
+	}
+	r.log.Error("reload: nothing is changed", "error", err)
+	r.mu.Lock()
+	r.state, r.reloadError = admin.Running, err
+	r.mu.Unlock()
+	r.manager.Ready("the last reload changed nothing: see the log")
+	r.answer(err)
+	return nil
+}
+
+// answer tells who waits for a reload how it went.
+func (r *runner) answer(err error) {
+	if r.waiting != nil {
+		r.waiting <- err
+		r.waiting = nil
+	}
+}
+
+// reload has the configuration read again, for another goroutine.
+func (r *runner) reload(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case r.requests <- done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// progresses says whether collections and exports come to an end. Each may take the interval and the time that a whole cycle may
+// take.
+func (r *runner) progresses() bool {
+	if r.pipeline == nil {
+		return true
+	}
+	most := r.config.Export.Interval + r.config.Export.CycleTimeout + shutdownTimeout
+	return time.Since(r.pipeline.Health().Cycle) < most
+}
+
+func (r *runner) setState(state admin.State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = state
+}
+
+// summary is a line for systemctl status.
+func (r *runner) summary() string {
+	attached := 0
+	for _, p := range r.probes {
+		if p.State == probes.Attached {
+			attached++
 		}
 	}
-	if slices.Contains(c.Exporters, config.Console) || !c.Export.EndpointSet && isTerminal(stdout) {
-		options.Console = &telemetry.Console{Writer: stdout}
-	}
-	return options
+	return fmt.Sprintf("%d probes count", attached)
 }
 
-// otlp says where to send, nil for nowhere.
-func otlp(c *config.Config) *telemetry.OTLP {
-	if c.Disabled || !slices.Contains(c.Exporters, config.OTLP) {
-		return nil
+// status is what sidecar status shows.
+func (r *runner) status() admin.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	status := admin.Status{
+		State: r.state, Version: version, PID: os.Getpid(), Started: r.started, Configuration: r.options.config,
 	}
-	return &telemetry.OTLP{
-		Endpoint:    c.Export.Endpoint,
-		Protocol:    telemetry.Protocol(c.Export.Protocol),
-		Headers:     c.Export.Headers,
-		Timeout:     c.Export.Timeout,
-		Compression: c.Export.Compression,
-		TLS: telemetry.TLS{
-			CAFile:             c.Export.TLS.CAFile,
-			CertFile:           c.Export.TLS.CertFile,
-			KeyFile:            c.Export.TLS.KeyFile,
-			ServerName:         c.Export.TLS.ServerName,
-			InsecureSkipVerify: c.Export.TLS.InsecureSkipVerify,
-		},
+	if r.reloadError != nil {
+		status.ReloadError = r.reloadError.Error()
 	}
-}
-
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd()))
+	all := r.probes
+	if r.pipeline != nil {
+		health := r.pipeline.Health()
+		if health.Probes != nil {
+			all = health.Probes
+		}
+		status.Export = &admin.Export{}
+		if to := otlp(r.config); to != nil {
+			status.Export.Endpoint = to.Endpoint
+		}
+		if !health.Accepted.IsZero() {
+			status.Export.Accepted = &health.Accepted
+		}
+		if health.Err != nil {
+			status.Export.Error = health.Err.Error()
+		}
+	}
+	for _, p := range all {
+		probe := admin.Probe{Name: p.Probe, State: string(p.State), Events: p.Events}
+		if p.Err != nil {
+			probe.Error = p.Err.Error()
+		}
+		for _, missed := range p.Missed {
+			probe.Missed += missed.Count
+		}
+		status.Probes = append(status.Probes, probe)
+	}
+	return status
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +42,7 @@ func TestStop(t *testing.T) {
 		says    string
 	}{
 		"in time": {io.Discard, true, errClose, ""},
-		"blocked": {blocked, false, nil, telemetry.ErrNotEnded.Error()},
+		"blocked": {blocked, false, telemetry.ErrNotEnded, telemetry.ErrNotEnded.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
@@ -67,6 +69,8 @@ func TestStop(t *testing.T) {
 // TestLogEndpoint checks that the log has the endpoint if something is sent there.
 func TestLogEndpoint(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "100")
+	options := runOptions{instance: "sidecar-test", safe: true}
+	defer os.RemoveAll(filepath.Dir(options.instance.Socket()))
 	for _, exporter := range []string{config.OTLP, config.Console} {
 		t.Setenv("OTEL_METRICS_EXPORTER", exporter)
 		c, err := loadConfig("")
@@ -76,7 +80,7 @@ func TestLogEndpoint(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var log bytes.Buffer
-		if err := Run(ctx, c, runOptions{safe: true}, io.Discard, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+		if err := Run(ctx, c, options, io.Discard, &log); err != nil {
 			t.Error(err)
 		}
 		if strings.Contains(log.String(), "endpoint=") != (exporter == config.OTLP) {

@@ -113,7 +113,7 @@ func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, s
 	export.Interval, export.FirstExport, export.ExportTimeout = options.interval, options.interval, 0
 	export.ExplicitBuckets, export.Console = false, nil
 	export.OTLP = &telemetry.OTLP{Endpoint: loopback.URL, Headers: loopback.Headers}
-	return exportWhile(ctx, framed, export, func() error {
+	return exportWhile(ctx, framed, export, func(*telemetry.Pipeline) error {
 		if draws {
 			return top.Run(ctx, top.Options{
 				Frames: framed.frames, Messages: messages.lines, Interval: options.interval,
