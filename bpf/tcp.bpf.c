@@ -27,52 +27,48 @@ enum {
 	TCP_CLOSING,
 };
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
 struct in6_addr {
 	union {
 		__be32 u6_addr32[4];
-	} in6_u;
-};
+	} KERNEL_TYPE in6_u;
+} KERNEL_TYPE;
 
 struct sock_common {
 	unsigned short skc_family;
 	struct in6_addr skc_v6_daddr;
-};
+} KERNEL_TYPE;
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
 	__u64 val; /* before 5.15 (8520e224f547): the cgroup's address, unless one of the two lowest bits is set */
-};
+} KERNEL_TYPE;
 
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	int sk_err;
 	struct sock_cgroup_data sk_cgrp_data;
-};
+} KERNEL_TYPE;
 
 struct request_sock {
 	struct sock_common __req_common;
-};
+} KERNEL_TYPE;
 
 struct tcp_sock {
 	__u32 segs_out;
-};
+} KERNEL_TYPE;
 
 struct sk_buff {
 	char cb[48];
-};
+} KERNEL_TYPE;
 
 struct tcp_skb_cb {
 	__u16 tcp_gso_segs;
-};
+} KERNEL_TYPE;
 
 struct cgroup_root___tcp {
 	struct cgroup cgrp;
-};
-
-#pragma clang attribute pop
+} KERNEL_TYPE;
 
 enum role {
 	ROLE_PASSIVE,

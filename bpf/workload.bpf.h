@@ -39,8 +39,8 @@ static __always_inline __u64 workload_id(struct cgroup *cgroup)
 }
 
 /*
- * The two functions below are global, so that the verifier looks at each once and not at every call; that was half of the
- * time that loading takes. Hence their arguments are numbers, addresses too.
+ * The three functions below are global, so that the verifier looks at each once, and not at every call and at every turn of
+ * a loop: those were most of the time that loading takes. Hence their arguments are numbers, addresses too.
  */
 
 static __always_inline bool cgroup_online(struct cgroup *cgroup)
@@ -73,27 +73,32 @@ __noinline int cgroup_learn(__u64 address, __u64 id, __u64 parent)
 	return published != SERIES_OVERFLOW;
 }
 
+/* What cgroup_learned() returns, else the address of the cgroup above. */
+#define LEARNED_ROOT 1
+
 /*
- * Learns the cgroup at the address and those above it. 0: it was removed, or there is no room; the event is the overflow
- * series'. That a cgroup is known does not say that those above it are: there may have been no room for them.
+ * Learns the cgroup at the address. 0: it was removed, or there is no room. That a cgroup is known does not say that those
+ * above it are: there may have been no room for them.
  */
+__noinline __u64 cgroup_learned(__u64 address)
+{
+	struct cgroup *cgroup = (struct cgroup *)address;
+	__u64 id = BPF_CORE_READ(cgroup, kn, id);
+	struct cgroup_subsys_state *parent = BPF_CORE_READ(cgroup, self.parent);
+
+	if (!cgroup_online(cgroup))
+		return 0;
+	if (!bpf_map_lookup_elem(&cgroups_keys, &id) && !cgroup_learn(address, id, BPF_CORE_READ(parent, cgroup, kn, id)))
+		return 0;
+	return parent ? (__u64)BPF_CORE_READ(parent, cgroup) : LEARNED_ROOT;
+}
+
+/* Learns the cgroup at the address and those above it. 0: not so; the event is the overflow series'. */
 __noinline int workload_learn(__u64 address)
 {
-	for (int depth = 0; depth < CGROUP_DEPTH; depth++) {
-		struct cgroup *cgroup = (struct cgroup *)address;
-		__u64 id = BPF_CORE_READ(cgroup, kn, id);
-		struct cgroup_subsys_state *parent = BPF_CORE_READ(cgroup, self.parent);
-
-		if (!cgroup_online(cgroup))
-			return 0;
-		if (!bpf_map_lookup_elem(&cgroups_keys, &id) &&
-		    !cgroup_learn(address, id, BPF_CORE_READ(parent, cgroup, kn, id)))
-			return 0;
-		if (!parent)
-			return 1;
-		address = (__u64)BPF_CORE_READ(parent, cgroup);
-	}
-	return 1;
+	for (int depth = 0; depth < CGROUP_DEPTH && address > LEARNED_ROOT; depth++)
+		address = cgroup_learned(address);
+	return address != 0;
 }
 
 /* Whether series can be the cgroup's: it is known, or nobody asks. */
