@@ -137,6 +137,9 @@ func read(t testing.TB, set *Set) *Snapshot {
 				t.Errorf("%s begins at %v, after the snapshot of %v", metric.Instrument.Name, point.Start, snapshot.Time)
 			}
 			for _, a := range point.Attributes.List {
+				if !listed(metric.Instrument, a.Key) {
+					t.Errorf("%s has an attribute %s that its instrument does not list", metric.Instrument.Name, a.Key)
+				}
 				if s, ok := a.Value.(string); ok && !isClean(s) {
 					t.Errorf("%s has an attribute %s that is not clean: %q", metric.Instrument.Name, a.Key, s)
 				}
@@ -181,6 +184,12 @@ func points(t testing.TB, s *Snapshot, name string, filter func(Point) bool) []P
 	}
 	t.Fatalf("there is no metric %s", name)
 	return nil
+}
+
+// listed tells whether an instrument's points may carry an attribute: its own, or one of a workload, a victim's culprit's too.
+func listed(instrument *Instrument, key string) bool {
+	workloads := []string{ContainerID, PodUID, SystemdUnit, LinuxCgroup, overflowAttributes[0].Key}
+	return slices.Contains(instrument.Attributes, key) || slices.Contains(workloads, strings.TrimPrefix(key, CulpritPrefix))
 }
 
 // in lets the points of a cgroup through. The name is the end of the path: where the test runs in a cgroup namespace, the

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -64,26 +65,35 @@ func Load(plan *Plan) (*Set, error) {
 		return nil, errors.Join(fmt.Errorf("load what all probes share: %w", err), s.Close())
 	}
 	s.identify = identifier(s.index, plan.options)
+	var loading sync.WaitGroup // most of the time is the kernel's verifier's
 	for i := range plan.Probes {
 		probe := &loaded{ProbePlan: &plan.Probes[i], state: Disabled, skips: make(map[string]skips)}
 		s.probes = append(s.probes, probe)
+		if probe.Enabled {
+			loading.Go(func() { probe.err = s.load(probe) })
+		}
+	}
+	loading.Wait()
+	for _, probe := range s.probes {
 		if !probe.Enabled {
 			continue
 		}
 		metrics := len(s.metrics)
-		err := s.load(probe)
+		if probe.err == nil {
+			probe.err = s.attach(probe)
+		}
 		probe.spec = nil // large, and not needed any more
-		if err != nil {
-			s.metrics = s.metrics[:metrics]
-			probe.state = Failed
-			if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) {
-				probe.state = Unsupported
-			}
-			err = fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(err, probe.Spec.Requirements()))
-			probe.err = errors.Join(err, probe.close())
+		if probe.err == nil {
+			probe.state = Attached
 			continue
 		}
-		probe.state = Attached
+		s.metrics = s.metrics[:metrics]
+		probe.state = Failed
+		if errors.Is(probe.err, ebpf.ErrNotSupported) || errors.Is(probe.err, btf.ErrNotFound) {
+			probe.state = Unsupported
+		}
+		err := fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(probe.err, probe.Spec.Requirements()))
+		probe.err = errors.Join(err, probe.close())
 	}
 	return s, nil
 }
@@ -113,6 +123,7 @@ var sharedMaps = []string{
 	".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
 }
 
+// load loads a probe's collection and opens its tables. It may run for several probes at a time.
 func (s *Set) load(probe *loaded) error {
 	if probe.Err != nil {
 		return probe.Err
@@ -136,16 +147,22 @@ func (s *Set) load(probe *loaded) error {
 	}); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
-	counted := make(map[string]bool) // by table
 	for i := range probe.Spec.Tables {
-		spec := &probe.Spec.Tables[i]
-		table, err := series.Open(probe.coll, spec.Name, probe.layouts[i])
+		table, err := series.Open(probe.coll, probe.Spec.Tables[i].Name, probe.layouts[i])
 		if err != nil {
 			return err
 		}
-		ledger := newLedger(s.plan.kernel, probe.Spec, spec, table)
+		probe.ledgers = append(probe.ledgers, newLedger(s.plan.kernel, probe.Spec, &probe.Spec.Tables[i], table))
+	}
+	return nil
+}
+
+// attach has a probe's programs run, and its metrics exported.
+func (s *Set) attach(probe *loaded) (err error) {
+	counted := make(map[string]bool) // by table
+	for i, ledger := range probe.ledgers {
+		spec := &probe.Spec.Tables[i]
 		ledger.derived = counted[spec.CountedBy]
-		probe.ledgers = append(probe.ledgers, ledger)
 		for j := range spec.Instruments {
 			instrument := &spec.Instruments[j]
 			if !s.plan.options.metric(probe.Spec, instrument) {

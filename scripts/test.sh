@@ -7,7 +7,7 @@ scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio stress-ng 
 # It takes minutes with an empty build cache, which are not the tests'.
 e2e/collector/build.sh >/dev/null
 
-# Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo; probes has no
+# Kernel tests share the machine's counters, so packages run one after the other. The race detector needs cgo; probes has few
 # goroutines, and its test binary is run thousands of times, which the detector makes slow.
 CGO_ENABLED=1 go run ./internal/tally -race -count=1 -timeout 30m -p 1 $(go list ./... | grep -v '/probes$')
 scripts/with-tracefs.sh go run ./internal/tally -count=1 -timeout 30m ./probes
