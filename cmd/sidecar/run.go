@@ -109,7 +109,7 @@ type runner struct {
 	requests       chan chan<- error // for a reload, each with where to answer
 	waiting        chan<- error      // for the answer; nil for none
 
-	mu          sync.Mutex // for what follows, which status reads
+	mu          sync.Mutex // for what follows: update changes it, status reads it from another goroutine
 	state       admin.State
 	config      *config.Config
 	probes      []probes.Status // as they were loaded
@@ -119,9 +119,9 @@ type runner struct {
 
 // configure takes a configuration for the next measurement.
 func (r *runner) configure(c *config.Config) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.config, r.state, r.probes, r.pipeline, r.reloadError = c, admin.Starting, nil, nil, nil
+	r.update(func() {
+		r.config, r.state, r.probes, r.pipeline, r.reloadError = c, admin.Starting, nil, nil, nil
+	})
 	r.log = newLogger(c.Log, r.stderr)
 	slog.SetDefault(r.log)
 }
@@ -139,7 +139,8 @@ func (r *runner) measure(ctx context.Context) (next *config.Config, err error) {
 		if err != nil {
 			return nil, err
 		}
-		measured, r.probes = set, set.Status()
+		measured = set
+		r.update(func() { r.probes = set.Status() })
 	}
 	export := telemetryOptions(c, r.stdout, r.log)
 	export.Instance = r.options.instance.Identity()
@@ -167,16 +168,14 @@ func (r *runner) serve(ctx context.Context, pipeline *telemetry.Pipeline) (next 
 		defer ticker.Stop()
 		alive = ticker.C
 	}
-	r.mu.Lock()
-	r.state, r.pipeline = admin.Running, pipeline
-	r.mu.Unlock()
+	r.update(func() { r.state, r.pipeline = admin.Running, pipeline })
 	r.manager.Ready(r.summary())
 	r.answer(nil)
 	for {
 		select {
 		case <-ctx.Done():
 			r.manager.Stopping()
-			r.setState(admin.Stopping)
+			r.update(func() { r.state = admin.Stopping })
 			return nil, nil
 		case <-alive:
 			if r.progresses() {
@@ -195,7 +194,7 @@ func (r *runner) serve(ctx context.Context, pipeline *telemetry.Pipeline) (next 
 // readAgain reads the configuration again. It returns nil for one that is not valid, which changes nothing.
 func (r *runner) readAgain() *config.Config {
 	r.manager.Reloading()
-	r.setState(admin.Reloading)
+	r.update(func() { r.state = admin.Reloading })
 	next, err := loadConfig(r.options.config)
 	if err == nil && !r.options.safe {
 		_, err = planProbes(next)
@@ -205,9 +204,7 @@ func (r *runner) readAgain() *config.Config {
 		return next
 	}
 	r.log.Error("reload: nothing is changed", "error", err)
-	r.mu.Lock()
-	r.state, r.reloadError = admin.Running, err
-	r.mu.Unlock()
+	r.update(func() { r.state, r.reloadError = admin.Running, err })
 	r.manager.Ready("the last reload changed nothing: see the log")
 	r.answer(err)
 	return nil
@@ -247,10 +244,11 @@ func (r *runner) progresses() bool {
 	return time.Since(r.pipeline.Health().Cycle) < most
 }
 
-func (r *runner) setState(state admin.State) {
+// update changes what status reads.
+func (r *runner) update(change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state = state
+	change()
 }
 
 // summary is a line for systemctl status.
