@@ -1,11 +1,9 @@
 package service
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 )
 
 // Manager is the service manager that started this process, told how it does. Without one, nothing is told.
@@ -18,11 +16,7 @@ func (Manager) tell(state string) { _, _ = daemon.SdNotify(false, state) }
 func (m Manager) Ready(status string) { m.tell(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
 // Reloading says that a reload begins.
-func (m Manager) Reloading() {
-	var now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // cannot fail
-	m.tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
-}
+func (m Manager) Reloading() { m.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec()) }
 
 // Stopping says that the process ends.
 func (m Manager) Stopping() { m.tell(daemon.SdNotifyStopping) }

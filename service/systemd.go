@@ -118,15 +118,15 @@ func (nothing) Start(service.Service) error { return nil }
 func (nothing) Stop(service.Service) error  { return nil }
 
 // Start starts an instance, and returns when it counts.
-func Start(i Instance) error { return i.control(service.Service.Start) }
+func Start(i Instance) error { return i.control("start", service.Service.Start) }
 
 // Stop stops an instance, and returns when it has ended.
-func Stop(i Instance) error { return i.control(service.Service.Stop) }
+func Stop(i Instance) error { return i.control("stop", service.Service.Stop) }
 
 // Restart stops an instance, if it runs, and starts it.
-func Restart(i Instance) error { return i.control(service.Service.Restart) }
+func Restart(i Instance) error { return i.control("restart", service.Service.Restart) }
 
-func (i Instance) control(do func(service.Service) error) error {
+func (i Instance) control(verb string, do func(service.Service) error) error {
 	if _, err := findSystemd(); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (i Instance) control(do func(service.Service) error) error {
 		return err
 	}
 	if err := do(handle); err != nil {
-		return fmt.Errorf("%w\n%s", err, i.lastWords())
+		return fmt.Errorf("systemctl %s %s: %w\n%s", verb, i, err, i.lastWords())
 	}
 	return nil
 }

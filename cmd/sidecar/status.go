@@ -73,7 +73,9 @@ func queryStatus(ctx context.Context, instance service.Instance) (*statusReport,
 
 func printStatus(w io.Writer, report *statusReport, now time.Time) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
 	if s := report.Service; s != nil {
 		row("service", "%s, %s (%s), %s", s.Unit, s.Active, s.Sub, s.Enabled)
 		row("unit file", "%s", s.File)
