@@ -3,78 +3,22 @@
 #
 #   kernels.sh [5.10|6.1|6.12|newest]...     without arguments: all four
 #
-# A kernel that is in the cache is used as it is, without network; remove its folder to get a newer build. The mirror and
-# its keyring are those of the machine's own apt sources, or SIDECAR_DEBIAN_MIRROR (the address of a Debian archive).
+# A kernel that is in the cache is used as it is, without network; remove its folder to get a newer build. common.sh says
+# where the mirror is.
 set -euo pipefail
 
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sidecar/kernels
-releases='(oldoldstable|oldstable|stable|testing|unstable|sid|bullseye|bookworm|trixie|forky)'
 
-die() {
-	echo "kernels: $*" >&2
-	exit 1
-}
-
-# Prints "suite uri keyring" for each enabled source of Debian's main component, from both formats apt knows
-# (sources.list(5)). A source without a keyring of its own gets "-": apt then trusts its global ones.
-machine_sources() {
-	local file
-	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
-		[[ -r $file ]] && awk '
-			/^[ \t]*deb[ \t]/ {
-				key = "-"
-				if (match($0, /signed-by=[^] \t]+/)) key = substr($0, RSTART + 10, RLENGTH - 10)
-				sub(/\[[^]]*\]/, "")
-				if ($4 == "main") print $3, $2, key
-			}' "$file"
-	done
-	for file in /etc/apt/sources.list.d/*.sources; do
-		# An empty line ends a stanza: the one printed after the file ends its last.
-		[[ -r $file ]] && { cat "$file" && echo; } | awk '
-			function finish(    s, u, i, j) {
-				if (("types" in f) && (" " f["types"] " ") ~ / deb / && (" " f["components"] " ") ~ / main / && f["enabled"] !~ /^no/)
-					for (i = 1; i <= split(f["suites"], s, " "); i++)
-						for (j = 1; j <= split(f["uris"], u, " "); j++)
-							print s[i], u[j], (f["signed-by"] ~ /^\//) ? f["signed-by"] : "-"
-				split("", f)
-			}
-			/^#/ { next }
-			/^[ \t]*$/ { finish(); next }
-			/^[ \t]/ { f[name] = f[name] " " $0; next }
-			{ name = tolower($1); sub(/:.*/, "", name); sub(/^[^:]*:[ \t]*/, ""); f[name] = $0 }'
-	done
-	return 0
-}
-
-# Prints "uri keyring" of the archive that serves suites like $1. Releases live side by side in one archive, so the source
-# of any release tells where all of them are.
-archive_of() {
-	local want="^$releases\$"
-	[[ $1 == *-security ]] && want="^$releases-security\$"
-	if [[ -z ${SIDECAR_DEBIAN_MIRROR:-} ]]; then
-		machine_sources | awk -v want="$want" '$1 ~ want && !found++ { print $2, $3 }'
-	elif [[ $1 != *-security ]]; then
-		echo "$SIDECAR_DEBIAN_MIRROR /usr/share/keyrings/debian-archive-keyring.gpg"
-	fi
-}
-
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/sidecar/kernels
 # Writes an apt configuration that reads the suites $2... and keeps all its state below $1, so that the machine's own
 # package lists stay as they are and no root is needed.
 configure_apt() {
-	local dir=$1 suite uri keyring
+	local dir=$1
 	shift
 	mkdir -p "$dir"/{lists,archives}/partial
-	: >"$dir/debian.sources"
-	for suite; do
-		read -r uri keyring < <(archive_of "$suite") || continue
-		{
-			printf 'Types: deb\nTargets: Packages\nURIs: %s\nSuites: %s\nComponents: main\n' "$uri" "$suite"
-			[[ $keyring == - ]] || printf 'Signed-By: %s\n' "$keyring"
-			echo
-		} >>"$dir/debian.sources"
-	done
-	[[ -s $dir/debian.sources ]] ||
-		die "no Debian archive among this machine's apt sources: set SIDECAR_DEBIAN_MIRROR to one (needs the package debian-archive-keyring)"
+	debian_sources "$@" >"$dir/debian.sources"
 	# The machine's hooks (cleaning its own archives, refreshing its software catalogue) are not for this apt.
 	cat >"$dir/apt.conf" <<-END
 		#clear APT::Update;

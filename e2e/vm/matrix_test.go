@@ -1,20 +1,29 @@
 //go:build matrix
 
+// Package vm runs the test binaries of other packages on the kernels of the matrix, each booted in QEMU.
+//
+//	go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm                          every kernel
+//	go test -tags matrix -count=1 -timeout 65m -v -run TestMatrix/5.10 ./e2e/vm     one of them
+//	e2e/vm/run.sh newest x.test -- -test.run=TestName                               one binary by hand
+//
+// Test binaries are built with the tag matrix too: what has !matrix needs a program of the host's, or nothing of the kernel.
+//
+// SIDECAR_VM_PACKAGES names the packages (./bpf ./series ./workload ./probes), SIDECAR_VM_TIMEOUT the seconds a boot and its tests may take
+// (600). Consoles are kept in ~/.cache/sidecar/vm, kernels in ~/.cache/sidecar/kernels. Needs qemu-system-x86, cpio,
+// busybox-static and, for kernels that are not in the cache yet, a Debian mirror: see kernels.sh.
+//
+// -count=1 matters: go test does not see that the packages under test changed, and would answer from its cache.
 package vm
 
 import (
-	"bytes"
 	"cmp"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ebpf-sidecar/sidecar/internal/guest"
 )
 
 // rows are the kernels, one of them with one CPU, where the kernel takes short cuts (membarrier), and one with many: per-CPU
@@ -55,26 +64,18 @@ func TestMatrix(t *testing.T) {
 	if deadline, ok := t.Deadline(); ok && time.Until(deadline) < longest {
 		t.Fatalf("may take %v: give go test a longer -timeout", longest)
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	logs := filepath.Join(cache, "sidecar", "vm")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		t.Fatal(err)
-	}
-
-	binaries, suites := build(t)
-	outcomes := make([]outcome, len(rows))
+	packages := strings.Fields(cmp.Or(os.Getenv("SIDECAR_VM_PACKAGES"), "./bpf ./series ./workload ./probes"))
+	binaries, suites := guest.Build(t, root, "matrix", ".", packages...)
+	outcomes := make([]guest.Outcome, len(rows))
 	t.Cleanup(func() {
 		// Of a -run TestMatrix/5.10 only that row.
-		var ran []outcome
+		var ran []guest.Outcome
 		for _, o := range outcomes {
-			if o.row != "" {
+			if o.Name != "" {
 				ran = append(ran, o)
 			}
 		}
-		t.Logf("the matrix:\n%s", table(ran, suites))
+		t.Logf("the matrix:\n%s", guest.Table(ran, suites))
 	})
 	slots := make(chan struct{}, atOnce)
 	for i, row := range rows {
@@ -83,85 +84,17 @@ func TestMatrix(t *testing.T) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 
-			log := filepath.Join(logs, strings.ReplaceAll(row.name, "/", "-")+".log")
-			args := append([]string{"-n", row.name, "-l", log, "-t", seconds}, row.options...)
-			o := boot(log, append(append(args, row.kernel), binaries...)...)
-			o.row = row.name
+			log := guest.Log(t, row.name)
+			args := append([]string{"-n", row.name, "-t", seconds}, row.options...)
+			o := guest.Boot("./run.sh", log, append(append(args, row.kernel), binaries...)...)
+			o.Name = row.name
 			outcomes[i] = o
-			for _, problem := range o.problems(suites) {
+			for _, problem := range o.Problems(suites) {
 				t.Errorf("%s\n(console: %s)", problem, log)
 			}
-			if o.err == nil && o.console.possible != row.possible {
-				t.Errorf("possible CPUs are %s, want %s", o.console.possible, row.possible)
+			if o.Err == nil && o.Console.Possible != row.possible {
+				t.Errorf("possible CPUs are %s, want %s", o.Console.Possible, row.possible)
 			}
 		})
 	}
-}
-
-// boot runs run.sh and reads the console it leaves.
-func boot(log string, args ...string) outcome {
-	var stderr bytes.Buffer
-	cmd := exec.Command("./run.sh", args...)
-	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	failure := cmd.Run() // also of a test, which the console tells better
-
-	f, err := os.Open(log)
-	if err != nil {
-		return outcome{err: fmt.Errorf("no boot: %w\n%s", failure, &stderr)}
-	}
-	defer f.Close()
-	c, err := parseConsole(f)
-	if err == nil && !c.done {
-		err = fmt.Errorf("did not get through: %w\n%s", failure, &stderr)
-	}
-	return outcome{console: c, err: err}
-}
-
-// build compiles the test binary of each package into a folder of its own, beside its testdata, and asks it for its tests.
-func build(t *testing.T) (binaries []string, suites []suite) {
-	t.Helper()
-	packages := strings.Fields(cmp.Or(os.Getenv("SIDECAR_VM_PACKAGES"), "./bpf ./series ./workload ./probes"))
-	format := "{{.ImportPath}}\t{{.Dir}}\t{{with .Module}}{{.Path}}{{end}}"
-	listed := command(t, root, "go", append([]string{"list", "-f", format}, packages...)...)
-	for line := range strings.Lines(listed) {
-		parts := strings.Split(strings.TrimSpace(line), "\t")
-		path, dir, module := parts[0], parts[1], parts[2]
-		name := strings.ReplaceAll(strings.TrimPrefix(path, module+"/"), "/", "-") + ".test"
-		folder := filepath.Join(t.TempDir(), name)
-		binary := filepath.Join(folder, name)
-		command(t, root, "go", "test", "-c", "-tags", "matrix", "-o", binary, path)
-		if _, err := os.Stat(binary); err != nil {
-			t.Fatalf("%s has no tests: take it out of SIDECAR_VM_PACKAGES", path)
-		}
-		data := filepath.Join(dir, "testdata")
-		if _, err := os.Stat(data); err == nil {
-			if err := os.CopyFS(filepath.Join(folder, "testdata"), os.DirFS(data)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		tests := testName.FindAllString(command(t, dir, binary, "-test.list", "^(Test|Fuzz|Example)"), -1)
-		if len(tests) == 0 {
-			t.Fatalf("%s has no tests: take it out of SIDECAR_VM_PACKAGES", path)
-		}
-		binaries = append(binaries, binary)
-		suites = append(suites, suite{binary: name, tests: tests})
-	}
-	return binaries, suites
-}
-
-var testName = regexp.MustCompile(`(?m)^(Test|Fuzz|Example)\w*$`)
-
-func command(t *testing.T, dir, name string, args ...string) string {
-	t.Helper()
-	var stderr bytes.Buffer
-	cmd := exec.Command(name, args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the guest has no libc
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &stderr)
-	}
-	return string(out)
 }

@@ -23,11 +23,7 @@
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-
-die() {
-	echo "vm: $*" >&2
-	exit 1
-}
+source "$here/common.sh"
 
 name='' smp=2 memory=1536M append='' qemu=() modules='null_blk loop veth sch_netem openvswitch' files=() log='' limit=600
 while getopts n:s:m:a:q:k:f:l:t: option; do
@@ -49,20 +45,13 @@ shift $((OPTIND - 1))
 kernel=$1
 shift
 name=${name:-$kernel}
-if [[ -z $log ]]; then
-	log=${XDG_CACHE_HOME:-$HOME/.cache}/sidecar/vm/${name//\//-}.log
-	mkdir -p "$(dirname "$log")"
-fi
-rm -f "$log" # an earlier boot's must not pass for this one's
-
-for tool in qemu-system-x86_64 cpio busybox; do
-	command -v "$tool" >/dev/null || die "no $tool: apt-get install qemu-system-x86 cpio busybox-static"
-done
+fresh_log "$name"
+need qemu-system-x86_64=qemu-system-x86 cpio=cpio busybox=busybox-static
 fetched=$("$here/kernels.sh" "$kernel")
 read -r _ version vmlinuz <<<"$fetched"
 
 work=$(mktemp -d)
-trap '[[ -z ${guest:-} ]] || kill "$guest"; rm -rf "$work"' EXIT
+trap 'end_guest; rm -rf "$work"' EXIT
 root=$work/root
 mkdir -p "$root"/{bin,dev,files,lib,proc,sys,tests,tmp}
 ln -s bin "$root/sbin" # where the kernel looks for modprobe
@@ -95,24 +84,5 @@ done
 
 (cd "$root" && find . | cpio --quiet --create --format=newc --owner=0:0 | gzip -1) >"$work/initrd"
 
-# thread=single: with a thread for each CPU, QEMU loses track when one of them patches code that another one runs. Attaching
-# and detaching tracing programs for a minute hung 5.10 and 6.1 and made 7.2 panic, each time. panic=-1 with -no-reboot: a
-# panic ends QEMU at once. A test that hangs is ended by its own timeout, which shows where. In the background, so that the
-# trap can end it when this script is told to.
-status=0
-timeout -k 5 "$limit" qemu-system-x86_64 \
-	-accel tcg,thread=single -smp "$smp" -m "$memory" -nodefaults -display none -no-reboot -serial "file:$log" "${qemu[@]}" \
-	-kernel "$vmlinuz" -initrd "$work/initrd" \
-	-append "console=ttyS0 panic=-1 $append SIDECAR_VM_KERNEL=$name -- -test.timeout=$((limit * 4 / 5))s $*" </dev/null &
-guest=$!
-wait "$guest" || status=$?
-guest=''
-
-[[ -e $log ]] || die "$name: QEMU did not start"
-tr -d '\r' <"$log" | grep -a '^SIDECAR-' || true
-if ! grep -aq '^SIDECAR-DONE' "$log"; then
-	tail -n 40 "$log" >&2
-	[[ $status -ne 124 ]] || die "$name: not done within $limit seconds; above is the end of its console, all of it is in $log"
-	die "$name: ended before its tests did; above is the end of its console, all of it is in $log"
-fi
-! grep -aqE '^SIDECAR-RESULT .* exit=[1-9]' "$log" || die "$name: a test binary failed; its output is in $log"
+boot "$name" "$limit" -smp "$smp" -m "$memory" "${qemu[@]}" -kernel "$vmlinuz" -initrd "$work/initrd" \
+	-append "console=ttyS0 panic=-1 $append SIDECAR_VM_KERNEL=$name -- -test.timeout=$((limit * 4 / 5))s $*"

@@ -1,4 +1,4 @@
-package vm
+package guest
 
 import (
 	"reflect"
@@ -119,8 +119,8 @@ SIDECAR-RUN probes.test
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(c.console, boot) && (got.release != "6.1.0-56" || got.possible != "0-127" || got.uptime != "3.37") {
-				t.Errorf("boot: %q, %q, %q", got.release, got.possible, got.uptime)
+			if strings.Contains(c.console, boot) && (got.Release != "6.1.0-56" || got.Possible != "0-127" || got.uptime != "3.37") {
+				t.Errorf("boot: %q, %q, %q", got.Release, got.Possible, got.uptime)
 			}
 			for i := range got.runs {
 				got.runs[i].output = nil

@@ -1,17 +1,6 @@
-// Package vm runs the test binaries of other packages on the kernels of the matrix, each booted in QEMU.
-//
-//	go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm                          every kernel
-//	go test -tags matrix -count=1 -timeout 65m -v -run TestMatrix/5.10 ./e2e/vm     one of them
-//	e2e/vm/run.sh newest x.test -- -test.run=TestName                               one binary by hand
-//
-// Test binaries are built with the tag matrix too: what has !matrix needs a program of the host's, or nothing of the kernel.
-//
-// SIDECAR_VM_PACKAGES names the packages (./bpf ./series ./workload ./probes), SIDECAR_VM_TIMEOUT the seconds a boot and its tests may take
-// (600). Consoles are kept in ~/.cache/sidecar/vm, kernels in ~/.cache/sidecar/kernels. Needs qemu-system-x86, cpio,
-// busybox-static and, for kernels that are not in the cache yet, a Debian mirror: see kernels.sh.
-//
-// -count=1 matters: go test does not see that the packages under test changed, and would answer from its cache.
-package vm
+// Package guest is what the tests in virtual machines share: it builds the test binaries of packages, has a script boot a guest
+// that runs them, reads the guest's console and says what is wrong.
+package guest
 
 import (
 	"bufio"
@@ -21,10 +10,10 @@ import (
 	"strings"
 )
 
-// console is what one boot told.
-type console struct {
-	release  string // uname -r
-	possible string // the list of possible CPUs
+// Console is what one boot told.
+type Console struct {
+	Release  string // uname -r
+	Possible string // the list of possible CPUs
 	uptime   string // seconds from the start of the kernel to the first test binary
 	runs     []run
 	kernel   []string // what the kernel's log tells of itself during the tests: a bug, a warning
@@ -54,9 +43,9 @@ var (
 )
 
 // parseConsole reads a guest's console: the lines of init, and between them what go test -v prints.
-func parseConsole(r io.Reader) (console, error) {
+func parseConsole(r io.Reader) (Console, error) {
 	var (
-		c       console
+		c       Console
 		current *run // the binary that runs now
 		turn    string
 		logs    = map[string][]string{} // of the tests of the current run
@@ -68,7 +57,7 @@ func parseConsole(r io.Reader) (console, error) {
 		word, rest, _ := strings.Cut(line, " ")
 		switch word {
 		case "SIDECAR-BOOT":
-			c.release, c.possible, c.uptime = field(rest, "release"), field(rest, "possible"), field(rest, "uptime")
+			c.Release, c.Possible, c.uptime = field(rest, "release"), field(rest, "possible"), field(rest, "uptime")
 			continue
 		case "SIDECAR-RUN":
 			c.runs = append(c.runs, run{binary: rest})
@@ -115,7 +104,7 @@ func field(line, key string) string {
 }
 
 // find returns the run of a binary, nil when it was not started.
-func (c console) find(binary string) *run {
+func (c Console) find(binary string) *run {
 	for i := range c.runs {
 		if c.runs[i].binary == binary {
 			return &c.runs[i]

@@ -1,4 +1,4 @@
-package vm
+package guest
 
 import (
 	"cmp"
@@ -10,31 +10,31 @@ import (
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
-// suite is a test binary and the top-level tests it must report on.
-type suite struct {
+// Suite is a test binary and the top-level tests it must report on.
+type Suite struct {
 	binary string
 	tests  []string
 }
 
-// outcome is what came of one row of the matrix.
-type outcome struct {
-	row     string
-	console console
-	err     error // why the guest did not get through its test binaries
+// Outcome is what came of one guest.
+type Outcome struct {
+	Name    string
+	Console Console
+	Err     error // why the guest did not get through its test binaries
 }
 
-// problems returns what is wrong with an outcome, nothing when every expected test has a result and none failed.
-func (o outcome) problems(suites []suite) []string {
+// Problems returns what is wrong with an outcome, nothing when every expected test has a result and none failed.
+func (o Outcome) Problems(suites []Suite) []string {
 	var found []string
 	report := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
-	if o.err != nil {
-		report("%v", o.err)
+	if o.Err != nil {
+		report("%v", o.Err)
 	}
-	for _, line := range o.console.kernel {
+	for _, line := range o.Console.kernel {
 		report("in the kernel's log: %s", line)
 	}
 	for _, s := range suites {
-		r := o.console.find(s.binary)
+		r := o.Console.find(s.binary)
 		if r == nil {
 			report("%s: not run", s.binary)
 			continue
@@ -62,8 +62,17 @@ func (o outcome) problems(suites []suite) []string {
 	return found
 }
 
+// Output returns what the test binaries printed.
+func (o Outcome) Output() string {
+	var b strings.Builder
+	for _, r := range o.Console.runs {
+		fmt.Fprintln(&b, strings.Join(r.output, "\n"))
+	}
+	return b.String()
+}
+
 // counts tells how many tests and subtests passed, failed and were skipped.
-func (c console) counts() string {
+func (c Console) counts() string {
 	if len(c.runs) == 0 {
 		return ""
 	}
@@ -88,26 +97,26 @@ func (r *run) end() []string {
 	return r.output[at:min(at+most, len(r.output))]
 }
 
-// table lays out tests by kernels. Every expected test has a line; a subtest has one when it did not pass everywhere. "-"
+// Table lays out tests by guests. Every expected test has a line; a subtest has one when it did not pass everywhere. "-"
 // stands for no result.
-func table(outcomes []outcome, suites []suite) string {
+func Table(outcomes []Outcome, suites []Suite) string {
 	var (
 		b     strings.Builder
 		w     = tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 		notes []string
 	)
-	line := func(head string, cell func(outcome) string) {
+	line := func(head string, cell func(Outcome) string) {
 		fmt.Fprint(w, head)
 		for _, o := range outcomes {
 			fmt.Fprint(w, "\t", cmp.Or(cell(o), "-"))
 		}
 		fmt.Fprintln(w)
 	}
-	line("", func(o outcome) string { return o.row })
+	line("", func(o Outcome) string { return o.Name })
 	for _, s := range suites {
 		for _, name := range linesOf(s, outcomes) {
-			line(strings.TrimSuffix(s.binary, "test")+name, func(o outcome) string {
-				t := o.console.find(s.binary).find(name)
+			line(strings.TrimSuffix(s.binary, "test")+name, func(o Outcome) string {
+				t := o.Console.find(s.binary).find(name)
 				if t == nil {
 					return ""
 				}
@@ -123,10 +132,10 @@ func table(outcomes []outcome, suites []suite) string {
 			})
 		}
 	}
-	line("passed/failed/skipped", func(o outcome) string { return o.console.counts() })
-	line("release", func(o outcome) string { return o.console.release })
-	line("possible CPUs", func(o outcome) string { return o.console.possible })
-	line("boot, seconds", func(o outcome) string { return o.console.uptime })
+	line("passed/failed/skipped", func(o Outcome) string { return o.Console.counts() })
+	line("release", func(o Outcome) string { return o.Console.Release })
+	line("possible CPUs", func(o Outcome) string { return o.Console.Possible })
+	line("boot, seconds", func(o Outcome) string { return o.Console.uptime })
 	_ = w.Flush() // into memory
 	for i, note := range notes {
 		fmt.Fprintf(&b, "[%d] %s\n", i+1, note)
@@ -135,10 +144,10 @@ func table(outcomes []outcome, suites []suite) string {
 }
 
 // linesOf returns the names of the tests of s that get a line in the table, each top-level test before its subtests.
-func linesOf(s suite, outcomes []outcome) []string {
+func linesOf(s Suite, outcomes []Outcome) []string {
 	names := slices.Clone(s.tests)
 	for _, o := range outcomes {
-		r := o.console.find(s.binary)
+		r := o.Console.find(s.binary)
 		if r == nil {
 			continue
 		}

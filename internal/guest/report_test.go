@@ -1,4 +1,4 @@
-package vm
+package guest
 
 import (
 	"errors"
@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-var suites = []suite{{binary: "probes.test", tests: []string{"TestA", "TestB"}}}
+var suites = []Suite{{binary: "probes.test", tests: []string{"TestA", "TestB"}}}
 
 // with returns the outcome of a boot in which probes.test ended with a status and these tests.
-func with(exit string, tests ...test) outcome {
+func with(exit string, tests ...test) Outcome {
 	r := run{binary: "probes.test", exit: exit, tests: tests, output: []string{"the end"}}
-	return outcome{row: "6.1", console: console{release: "6.1.0-56", possible: "0-1", uptime: "3.37", runs: []run{r}, done: true}}
+	return Outcome{Name: "6.1", Console: Console{Release: "6.1.0-56", Possible: "0-1", uptime: "3.37", runs: []run{r}, done: true}}
 }
 
 func TestProblems(t *testing.T) {
@@ -21,9 +21,9 @@ func TestProblems(t *testing.T) {
 	failB := test{name: "TestB", status: "FAIL", log: []string{"    b_test.go:7: bad"}}
 	failSub := test{name: "TestB/x", status: "FAIL"}
 	complaint := with("0", passA, passB)
-	complaint.console.kernel = []string{"[   20.31] BUG: scheduling while atomic"}
+	complaint.Console.kernel = []string{"[   20.31] BUG: scheduling while atomic"}
 	for name, c := range map[string]struct {
-		outcome outcome
+		outcome Outcome
 		want    []string // what each problem begins with
 	}{
 		"all passed":  {with("0", passA, passB), nil},
@@ -43,12 +43,12 @@ func TestProblems(t *testing.T) {
 			[]string{"probes.test: TestB has no result", "probes.test: exit status unknown"},
 		},
 		"no boot": {
-			outcome{row: "6.1", err: errors.New("not done within 600 seconds")},
+			Outcome{Name: "6.1", Err: errors.New("not done within 600 seconds")},
 			[]string{"not done within 600 seconds", "probes.test: not run"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.outcome.problems(suites)
+			got := c.outcome.Problems(suites)
 			if !slices.EqualFunc(got, c.want, strings.HasPrefix) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
@@ -81,12 +81,12 @@ func TestTable(t *testing.T) {
 	skip := func(name string) test {
 		return test{name: name, status: "SKIP", log: []string{"    b_test.go:7: needs Linux 5.19: contention_begin"}}
 	}
-	outcomes := []outcome{
+	outcomes := []Outcome{
 		with("0", test{name: "TestA", status: "PASS"}, test{name: "TestA/x", status: "PASS"}, skip("TestA/y"), skip("TestB")),
 		with("1", test{name: "TestA", status: "FAIL"}, test{name: "TestA/x", status: "FAIL"}, test{name: "TestA/z", status: "PASS"}),
-		{row: "newest", err: errors.New("no boot")},
+		{Name: "newest", Err: errors.New("no boot")},
 	}
-	outcomes[0].row = "5.10"
+	outcomes[0].Name = "5.10"
 	want := `
                        5.10      6.1       newest
 probes.TestA           PASS      FAIL      -
@@ -99,7 +99,7 @@ possible CPUs          0-1       0-1       -
 boot, seconds          3.37      3.37      -
 [1] needs Linux 5.19: contention_begin
 `
-	got := "\n" + table(outcomes, suites)
+	got := "\n" + Table(outcomes, suites)
 	if got != want {
 		t.Errorf("got:%swant:%s", got, want)
 	}
