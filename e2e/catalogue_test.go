@@ -15,6 +15,7 @@ import (
 
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 	"github.com/ebpf-sidecar/sidecar/probes"
 )
@@ -36,7 +37,7 @@ type kernelCount struct {
 
 // received is what a Collector has, the last value of every series.
 type received struct {
-	counters   totals
+	counters   harness.Totals
 	histograms map[string]*metrics.ExponentialHistogramDataPoint
 }
 
@@ -56,20 +57,20 @@ func kernelCounts() []kernelCount {
 			func(t testing.TB) int64 {
 				return field(t, "/proc/stat", "ctxt", 1) - int64(kerneltest.HiddenSwitches(t))
 			},
-			func(r received) int64 { return r.counters.sum("linux.scheduler.context_switches") }},
+			func(r received) int64 { return r.counters.Sum("linux.scheduler.context_switches") }},
 		{"/proc/stat processes", "process", forks, func(r received) int64 {
-			return r.counters.sum("system.process.created") + r.counters.sum("linux.thread.created")
+			return r.counters.Sum("system.process.created") + r.counters.Sum("linux.thread.created")
 		}},
 		{"/proc/softirqs", "interrupts", softirqs, func(r received) int64 { return r.count("linux.softirq.duration") }},
 		{"/sys/block/*/stat", "block", diskOperations,
-			func(r received) int64 { return r.counters.sum("system.disk.operations") }},
+			func(r received) int64 { return r.counters.Sum("system.disk.operations") }},
 		{"/proc/net/snmp ActiveOpens", "tcp", func(t testing.TB) int64 { return snmp(t, "Tcp", "ActiveOpens") },
 			func(r received) int64 {
-				return r.counters.sum("linux.tcp.connections", "linux.tcp.connection.role=active")
+				return r.counters.Sum("linux.tcp.connections", "linux.tcp.connection.role=active")
 			}},
 		{"/proc/net/snmp PassiveOpens", "tcp", func(t testing.TB) int64 { return snmp(t, "Tcp", "PassiveOpens") },
 			func(r received) int64 {
-				return r.counters.sum("linux.tcp.connections", "linux.tcp.connection.role=passive")
+				return r.counters.Sum("linux.tcp.connections", "linux.tcp.connection.role=passive")
 			}},
 	}
 }
@@ -94,16 +95,16 @@ func TestEveryProbeUnderStress(t *testing.T) {
 		return values
 	}
 	before := read()
-	sidecar := startSidecar(t, configuration, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, configuration, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	began, hidden := read(), kerneltest.HiddenInterrupts(t)
 
 	load := exec.Command("stress-ng", append([]string{"--quiet", "--temp-path", t.TempDir()}, stress...)...)
 	load.SysProcAttr = &syscall.SysProcAttr{}
-	p := start(t, load)
+	p := harness.Start(t, load)
 	time.Sleep(20 * time.Second)
 	settled := residentSet(t, sidecar.Process.Pid)
 	select {
-	case <-p.done:
+	case <-p.Done:
 	case <-time.After(3 * time.Minute):
 		t.Fatal("stress-ng does not end")
 	}
@@ -114,16 +115,16 @@ func TestEveryProbeUnderStress(t *testing.T) {
 	}
 
 	ended := read()
-	if code, _ := sidecar.stop(t); code != 0 {
+	if code, _ := sidecar.Stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	after := read()
-	c.stop(t) // it keeps the last lines for a moment
+	c.Stop(t) // it keeps the last lines for a moment
 	var r received
-	r.counters, r.histograms = c.received(t)
+	r.counters, r.histograms = c.Received(t)
 	for i, k := range counts {
 		got, least, most := k.ours(r), ended[i]-began[i], after[i]-before[i]
-		missed := r.counters.sum("sidecar.probe.missed", "sidecar.probe.name="+k.probe)
+		missed := r.counters.Sum("sidecar.probe.missed", "sidecar.probe.name="+k.probe)
 		switch k.probe { // where process 1 is hidden
 		case "process":
 			missed += int64(kerneltest.HiddenForks(t))
@@ -140,12 +141,12 @@ func TestEveryProbeUnderStress(t *testing.T) {
 	}
 	for _, spec := range probes.All() {
 		name := "sidecar.probe.name=" + spec.Name
-		t.Logf("%-12s %12d events, missed %d, in overflow %d", spec.Name, r.counters.sum("sidecar.probe.events", name),
-			r.counters.sum("sidecar.probe.missed", name), r.counters.sum("sidecar.series.overflow", name))
-		if spec.Name != "memory" && r.counters.sum("sidecar.probe.events", name) == 0 { // there may be memory enough
+		t.Logf("%-12s %12d events, missed %d, in overflow %d", spec.Name, r.counters.Sum("sidecar.probe.events", name),
+			r.counters.Sum("sidecar.probe.missed", name), r.counters.Sum("sidecar.series.overflow", name))
+		if spec.Name != "memory" && r.counters.Sum("sidecar.probe.events", name) == 0 { // there may be memory enough
 			t.Errorf("probe %s has counted nothing", spec.Name)
 		}
-		if r.counters.sum("sidecar.probe.state", name, "sidecar.probe.state=attached") != 1 {
+		if r.counters.Sum("sidecar.probe.state", name, "sidecar.probe.state=attached") != 1 {
 			t.Errorf("probe %s is not attached", spec.Name)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
@@ -22,7 +23,7 @@ const allAttributes = "attributes: [container.id, k8s.pod.uid, systemd.unit, pro
 type load struct {
 	t        testing.TB
 	group    *kerneltest.Cgroup
-	expected map[string]int64 // by metric and labels, as in totals.sum
+	expected map[string]int64 // by metric and labels, as in Totals.Sum
 }
 
 func newLoad(t testing.TB, suffix string) *load {
@@ -80,12 +81,12 @@ var signalNames = map[syscall.Signal]string{
 }
 
 // differences lists where the Collector has something else than what is expected.
-func (l *load) differences(c *collector) []string {
-	counters, _ := c.received(l.t)
+func (l *load) differences(c *harness.Collector) []string {
+	counters, _ := c.Received(l.t)
 	var wrong []string
 	for key, want := range l.expected {
 		metric, labels, _ := strings.Cut(key, " ")
-		if got := counters.sum(metric, append(strings.Fields(labels), l.label())...); got != want {
+		if got := counters.Sum(metric, append(strings.Fields(labels), l.label())...); got != want {
 			wrong = append(wrong, fmt.Sprintf("%s: %d, want %d", key, got, want))
 		}
 	}
@@ -96,10 +97,10 @@ func (l *load) differences(c *collector) []string {
 func (l *load) label() string { return "process.linux.cgroup=" + l.group.Name }
 
 // check waits until the Collector has what is expected.
-func (l *load) check(c *collector) {
+func (l *load) check(c *harness.Collector) {
 	l.t.Helper()
 	var wrong []string
-	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(200 * time.Millisecond) {
 		if wrong = l.differences(c); len(wrong) == 0 {
 			return
 		}
@@ -111,7 +112,7 @@ func (l *load) check(c *collector) {
 
 func TestCountsReachTheCollector(t *testing.T) {
 	c := startCollector(t)
-	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	l := newLoad(t, ".service")
 	files := t.TempDir()
 
@@ -175,25 +176,25 @@ func TestCountsReachTheCollector(t *testing.T) {
 	l.check(c)
 	threaded.check(c)
 	l.run(exec.Command(program), name) // for the last export
-	if code, took := sidecar.stop(t); code != 0 || took > 5*time.Second {
+	if code, took := sidecar.Stop(t); code != 0 || took > 5*time.Second {
 		t.Errorf("SIGTERM: exit code %d after %v", code, took)
 	}
-	c.stop(t) // it writes all that it has
+	c.Stop(t) // it writes all that it has
 	for _, wrong := range append(l.differences(c), threaded.differences(c)...) {
 		t.Errorf("in the Collector's file at the end: %s", wrong)
 	}
 
-	counters, histograms := c.received(t)
+	counters, histograms := c.Received(t)
 	lifetimes := uint64(0)
 	for key, p := range histograms {
-		if strings.HasPrefix(key, "linux.process.lifetime{") && hasAll(p.Attributes, []string{l.label()}) {
+		if strings.HasPrefix(key, "linux.process.lifetime{") && harness.HasAll(p.Attributes, []string{l.label()}) {
 			lifetimes += p.Count
 		}
 	}
-	if exits := counters.sum("linux.process.exits", l.label()); int64(lifetimes) != exits {
+	if exits := counters.Sum("linux.process.exits", l.label()); int64(lifetimes) != exits {
 		t.Errorf("%d lifetimes of %d processes that exited", lifetimes, exits)
 	}
-	if unit := counters.sum("system.process.created", "systemd.unit="+filepath.Base(l.group.Name)); unit == 0 {
+	if unit := counters.Sum("system.process.created", "systemd.unit="+filepath.Base(l.group.Name)); unit == 0 {
 		t.Error("no series has the systemd unit")
 	}
 }

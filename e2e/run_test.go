@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 )
 
 func TestCollectorThatComesUpLater(t *testing.T) {
 	c := newCollector(t)
-	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, allAttributes+"export: {interval: 500ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	l := newLoad(t, "")
 	program := filepath.Join(t.TempDir(), "known-later")
 	copyFile(t, "/bin/true", program)
@@ -28,10 +30,10 @@ func TestCollectorThatComesUpLater(t *testing.T) {
 		}
 	}
 	run()
-	told := func(what string) int { return strings.Count(sidecar.output.String(), what) }
-	eventually(t, "the log says that the export fails", func() bool { return told("export failing") > 0 })
+	told := func(what string) int { return strings.Count(sidecar.Output.String(), what) }
+	harness.Eventually(t, "the log says that the export fails", func() bool { return told("export failing") > 0 })
 	run()
-	c.start(t)
+	c.Start(t)
 	l.check(c)
 	run()
 	l.check(c)
@@ -42,7 +44,7 @@ func TestCollectorThatComesUpLater(t *testing.T) {
 
 func TestNoCollector(t *testing.T) {
 	c := newCollector(t) // is never started
-	sidecar := startSidecar(t, "export: {interval: 200ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, "export: {interval: 200ms}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	time.Sleep(3 * time.Second)
 	before := residentSet(t, sidecar.Process.Pid)
 	time.Sleep(10 * time.Second)
@@ -51,7 +53,7 @@ func TestNoCollector(t *testing.T) {
 	if after > before+2<<10 { // 0.2 MiB were measured
 		t.Errorf("the resident set grew from %d to %d KiB without a Collector", before, after)
 	}
-	if code, took := sidecar.stop(t); code != 0 || took > 5*time.Second {
+	if code, took := sidecar.Stop(t); code != 0 || took > 5*time.Second {
 		t.Errorf("SIGTERM: exit code %d after %v, want 0 in under 5 s", code, took)
 	}
 }
@@ -83,17 +85,17 @@ func brief(arguments ...string) (*exec.Cmd, context.CancelFunc) {
 func TestLeastPrivilege(t *testing.T) {
 	c := startCollector(t)
 	command := exec.Command(sidecarBinary, "run", "--strict")
-	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
+	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
 	command.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
 		AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON},
 	}
-	sidecar := start(t, command)
-	eventually(t, "counts arrive", func() bool {
-		counters, _ := c.received(t)
-		return counters.sum("linux.scheduler.context_switches") > 0
+	sidecar := harness.Start(t, command)
+	harness.Eventually(t, "counts arrive", func() bool {
+		counters, _ := c.Received(t)
+		return counters.Sum("linux.scheduler.context_switches") > 0
 	})
-	if code, _ := sidecar.stop(t); code != 0 {
+	if code, _ := sidecar.Stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 
@@ -116,7 +118,7 @@ func TestLeastPrivilege(t *testing.T) {
 func TestSeriesLimit(t *testing.T) {
 	c := startCollector(t)
 	sidecar := startSidecar(t, allAttributes+"series_limit: 64\nexport: {interval: 500ms}\n",
-		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	files := t.TempDir()
 	for i := range 1000 {
 		program := filepath.Join(files, fmt.Sprintf("program-%03d", i))
@@ -130,9 +132,9 @@ func TestSeriesLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var counters totals
-	eventually(t, "1,000 executions arrive, by name or in the overflow series", func() bool {
-		counters, _ = c.received(t)
+	var counters harness.Totals
+	harness.Eventually(t, "1,000 executions arrive, by name or in the overflow series", func() bool {
+		counters, _ = c.Received(t)
 		named := 0
 		for key, p := range counters {
 			if strings.Contains(key, "process.executable.name=program-") {
@@ -146,12 +148,12 @@ func TestSeriesLimit(t *testing.T) {
 			t.Fatalf("%d series, the limit being 64", named)
 		}
 		// Other programs of this machine overflow as well.
-		return named > 0 && int64(named)+counters.sum("linux.process.executions", "otel.metric.overflow=true") >= 1000
+		return named > 0 && int64(named)+counters.Sum("linux.process.executions", "otel.metric.overflow=true") >= 1000
 	})
-	if counters.sum("sidecar.series.overflow") == 0 {
+	if counters.Sum("sidecar.series.overflow") == 0 {
 		t.Error("the self-metrics do not tell of the overflow")
 	}
-	if !strings.Contains(sidecar.output.String(), "overflow") {
+	if !strings.Contains(sidecar.Output.String(), "overflow") {
 		t.Error("the log does not tell of the overflow")
 	}
 }
@@ -206,11 +208,11 @@ func TestCommands(t *testing.T) {
 func TestSafe(t *testing.T) {
 	c := startCollector(t)
 	command := exec.Command(sidecarBinary, "run", "--safe")
-	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
+	command.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint, "OTEL_METRIC_EXPORT_INTERVAL=500")
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	start(t, command)
-	eventually(t, "self-metrics arrive", func() bool {
-		content, err := os.ReadFile(c.file)
+	harness.Start(t, command)
+	harness.Eventually(t, "self-metrics arrive", func() bool {
+		content, err := os.ReadFile(c.File)
 		return err == nil && strings.Contains(string(content), "sidecar.build.info")
 	})
 }
@@ -219,11 +221,11 @@ func TestSafe(t *testing.T) {
 func TestConsole(t *testing.T) {
 	command := exec.Command(sidecarBinary, "run")
 	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=console", "OTEL_METRIC_EXPORT_INTERVAL=500")
-	sidecar := start(t, command)
-	eventually(t, "a table is printed", func() bool {
-		return strings.Contains(sidecar.output.String(), "linux.scheduler.context_switches")
+	sidecar := harness.Start(t, command)
+	harness.Eventually(t, "a table is printed", func() bool {
+		return strings.Contains(sidecar.Output.String(), "linux.scheduler.context_switches")
 	})
-	if strings.Contains(sidecar.output.String(), "\x1b") {
+	if strings.Contains(sidecar.Output.String(), "\x1b") {
 		t.Error("escape sequences in a pipe")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 )
 
@@ -27,9 +28,9 @@ func TestStorm(t *testing.T) {
 	c := newCollector(t)
 	hidden := int64(kerneltest.HiddenForks(t))
 	outer := forks(t)
-	sidecar := startSidecar(t, allAttributes+"export: {interval: "+interval+"}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.endpoint)
+	sidecar := startSidecar(t, allAttributes+"export: {interval: "+interval+"}\n", "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.Endpoint)
 	inner := forks(t)
-	c.start(t)
+	c.Start(t)
 
 	files := t.TempDir()
 	program := filepath.Join(files, "true")
@@ -43,11 +44,11 @@ func TestStorm(t *testing.T) {
 	half(0)
 	settled := residentSet(t, sidecar.Process.Pid)
 
-	c.stop(t)
-	written := size(t, c.file)
+	c.Stop(t)
+	written := size(t, c.File)
 	half(1)
-	c.start(t)
-	eventually(t, "the sidecar is connected again", func() bool { return size(t, c.file) > written })
+	c.Start(t)
+	harness.Eventually(t, "the sidecar is connected again", func() bool { return size(t, c.File) > written })
 
 	after := residentSet(t, sidecar.Process.Pid)
 	t.Logf("resident set: %d KiB half way, %d KiB at the end", settled, after)
@@ -55,18 +56,18 @@ func TestStorm(t *testing.T) {
 		t.Errorf("the resident set grew from %d to %d KiB", settled, after)
 	}
 	innerForks := forks(t) - inner
-	if code, _ := sidecar.stop(t); code != 0 {
+	if code, _ := sidecar.Stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	outerForks := forks(t) - outer
 
-	c.stop(t) // it keeps the last lines for a moment
-	counters, _ := c.received(t)
-	created := counters.sum("system.process.created") + counters.sum("linux.thread.created")
+	c.Stop(t) // it keeps the last lines for a moment
+	counters, _ := c.Received(t)
+	created := counters.Sum("system.process.created") + counters.Sum("linux.thread.created")
 	if created < innerForks-hidden || created > outerForks {
 		t.Errorf("%d processes and threads arrived; the kernel counted between %d and %d", created, innerForks, outerForks)
 	}
-	t.Logf("missed: %d", counters.sum("sidecar.probe.missed"))
+	t.Logf("missed: %d", counters.Sum("sidecar.probe.missed"))
 	const executions, processesCreated = "linux.process.executions", "system.process.created"
 	var named, inCgroups, executedInCgroups int64
 	for key, p := range counters {
@@ -81,14 +82,14 @@ func TestStorm(t *testing.T) {
 			inCgroups += p.GetAsInt()
 		}
 	}
-	overflow := counters.sum(executions, "otel.metric.overflow=true")
+	overflow := counters.Sum(executions, "otel.metric.overflow=true")
 	t.Logf("%d processes and threads; %d of %d names and %d of %d cgroups told apart, %d executions in overflow",
 		created, named, processes, inCgroups, cgroups, overflow)
 	if named+executedInCgroups+overflow < int64(processes+cgroups) {
 		t.Errorf("executions that arrived: %d by name, %d by cgroup and %d in the overflow series, of %d",
 			named, executedInCgroups, overflow, processes+cgroups)
 	}
-	if inCgroups+counters.sum(processesCreated, "otel.metric.overflow=true") < int64(cgroups) {
+	if inCgroups+counters.Sum(processesCreated, "otel.metric.overflow=true") < int64(cgroups) {
 		t.Errorf("%d processes arrived by cgroup, of %d", inCgroups, cgroups)
 	}
 }

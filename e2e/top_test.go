@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 	"github.com/ebpf-sidecar/sidecar/internal/kerneltest"
 	"github.com/ebpf-sidecar/sidecar/internal/terminal"
 )
@@ -77,15 +78,15 @@ func TestTopJSON(t *testing.T) {
 	command := exec.Command(sidecarBinary, "top", "--interval", "200ms", "--output", "json")
 	command.Env = append(os.Environ(), "OTEL_METRICS_EXPORTER=none", "OTEL_EXPORTER_OTLP_ENDPOINT=http://192.0.2.1:4317",
 		"OTEL_METRIC_EXPORT_TIMEOUT=1") // of no effect
-	top := start(t, command)
-	eventually(t, "a first line is printed", func() bool { return len(topReadings(t, top.output.String())) > 0 })
+	top := harness.Start(t, command)
+	harness.Eventually(t, "a first line is printed", func() bool { return len(topReadings(t, top.Output.String())) > 0 })
 	group, id := container(t)
 	runIn(t, group, n, "/bin/true")
 
 	var total, added, lifetimes float64
-	eventually(t, "all executions are told", func() bool {
+	harness.Eventually(t, "all executions are told", func() bool {
 		total, added = 0, 0
-		for _, r := range topReadings(t, top.output.String()) {
+		for _, r := range topReadings(t, top.Output.String()) {
 			for _, s := range r.Series {
 				switch {
 				case s.Attributes["container.id"] != id:
@@ -105,7 +106,7 @@ func TestTopJSON(t *testing.T) {
 	if total != float64(n) || lifetimes != float64(n) || math.Abs(added-float64(n)) > 0.001 {
 		t.Errorf("%d executions: a total of %v, %v by the rates, %v lifetimes", n, total, added, lifetimes)
 	}
-	if code, took := top.stop(t); code != 0 || took > 5*time.Second {
+	if code, took := top.Stop(t); code != 0 || took > 5*time.Second {
 		t.Errorf("ended with %d after %v", code, took)
 	}
 }
@@ -172,7 +173,7 @@ func TestTopScreen(t *testing.T) {
 	term := terminal.New(t, 120, 40, "default", "GRPC_GO_LOG_SEVERITY_LEVEL=info "+sidecarBinary+" top --interval 200ms")
 	sees := func(what string, fields ...string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("the screen has %q", what), func() bool {
+		harness.Eventually(t, fmt.Sprintf("the screen has %q", what), func() bool {
 			if code, ended := term.Ended(); ended {
 				t.Fatalf("it ended with %s:\n%s", code, term.Screen())
 			}
@@ -198,21 +199,21 @@ func TestTopScreen(t *testing.T) {
 	term.Press("Enter")
 	sees("all executions", "true", "process.executions", fmt.Sprint(n))
 	term.Press("4")
-	eventually(t, "the screen has what an event costs", func() bool {
+	harness.Eventually(t, "the screen has what an event costs", func() bool {
 		return strings.Contains(term.Screen(), "CPU is of one CPU") && strings.Contains(term.Screen(), "ns")
 	})
 	if err := exec.Command("kill", term.PID()).Run(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it ends with 0", func() bool { code, ended := term.Ended(); return ended && code == "0" })
+	harness.Eventually(t, "it ends with 0", func() bool { code, ended := term.Ended(); return ended && code == "0" })
 }
 
 // TestTopWithoutKeys prints to a terminal that is not where its input comes from.
 func TestTopWithoutKeys(t *testing.T) {
 	term := terminal.New(t, 120, 40, "default", "sh -c 'exec "+sidecarBinary+" top --interval 200ms </dev/null'")
-	eventually(t, "a reading is printed", func() bool { return strings.Contains(term.Screen(), "sidecar.series.limit") })
+	harness.Eventually(t, "a reading is printed", func() bool { return strings.Contains(term.Screen(), "sidecar.series.limit") })
 	term.Press("C-c")
-	eventually(t, "it ends", func() bool { _, ended := term.Ended(); return ended })
+	harness.Eventually(t, "it ends", func() bool { _, ended := term.Ended(); return ended })
 	if code, _ := term.Ended(); code != "0" {
 		t.Errorf("it ended with %s:\n%s", code, term.Screen())
 	}
@@ -221,18 +222,18 @@ func TestTopWithoutKeys(t *testing.T) {
 // TestTopHangup ends when the terminal goes, unless nohup(1) says that it should stay.
 func TestTopHangup(t *testing.T) {
 	for _, arguments := range [][]string{{sidecarBinary}, {"nohup", sidecarBinary}} {
-		top := start(t, exec.Command(arguments[0], append(arguments[1:], "top", "--interval", "100ms", "--output", "csv")...))
-		eventually(t, "it prints", func() bool { return top.output.String() != "" })
+		top := harness.Start(t, exec.Command(arguments[0], append(arguments[1:], "top", "--interval", "100ms", "--output", "csv")...))
+		harness.Eventually(t, "it prints", func() bool { return top.Output.String() != "" })
 		if err := top.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
 		if len(arguments) > 1 {
-			before := len(top.output.String())
-			eventually(t, "it prints on", func() bool { return len(top.output.String()) > before+10_000 })
-			top.stop(t)
+			before := len(top.Output.String())
+			harness.Eventually(t, "it prints on", func() bool { return len(top.Output.String()) > before+10_000 })
+			top.Stop(t)
 		}
 		select {
-		case <-top.done:
+		case <-top.Done:
 		case <-time.After(10 * time.Second):
 			t.Errorf("%v: it runs on", arguments)
 		}
@@ -250,7 +251,7 @@ func TestTopUnprivileged(t *testing.T) {
 }
 
 // startOnTerminal runs sidecar top on a new terminal, and returns the end that a terminal emulator has.
-func startOnTerminal(t *testing.T) (top *process, emulator *os.File) {
+func startOnTerminal(t *testing.T) (top *harness.Process, emulator *os.File) {
 	t.Helper()
 	emulator, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -277,7 +278,7 @@ func startOnTerminal(t *testing.T) (top *process, emulator *os.File) {
 	command.Env = append(os.Environ(), "TERM=xterm-256color")
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	command.Stdin, command.Stdout, command.Stderr = terminal, terminal, terminal
-	return begin(t, command), emulator
+	return harness.Begin(t, command), emulator
 }
 
 // TestTopStuckTerminal has a terminal that takes nothing more: nothing piles up meanwhile, and signals end it.
@@ -299,14 +300,14 @@ func TestTopStuckTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		select {
-		case <-top.done:
+		case <-top.Done:
 			return
 		case <-time.After(time.Second):
 		}
 	}
-	eventually(t, "a second signal ends it", func() bool {
+	harness.Eventually(t, "a second signal ends it", func() bool {
 		select {
-		case <-top.done:
+		case <-top.Done:
 			return true
 		default:
 			return false
@@ -322,7 +323,7 @@ func TestTopTerminalGone(t *testing.T) {
 	}
 	emulator.Close()
 	select {
-	case <-top.done:
+	case <-top.Done:
 	case <-time.After(10 * time.Second):
 		t.Error("it runs on")
 	}
