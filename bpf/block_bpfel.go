@@ -24,6 +24,7 @@ type BlockCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -44,6 +45,7 @@ type BlockDisksInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     BlockDiskKey
 }
 
@@ -73,6 +75,7 @@ type BlockDurationsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     BlockDiskKey
 }
 

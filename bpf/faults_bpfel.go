@@ -24,6 +24,7 @@ type FaultsCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -55,6 +56,7 @@ type FaultsFaultsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

@@ -24,6 +24,7 @@ type InterruptsCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -65,6 +66,7 @@ type InterruptsIrqsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     InterruptsIrqKey
 }
 
@@ -95,6 +97,7 @@ type InterruptsSoftirqsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

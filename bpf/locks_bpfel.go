@@ -24,6 +24,7 @@ type LocksCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -77,6 +78,7 @@ type LocksWaitsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     LocksWaitKey
 }
 

@@ -24,6 +24,7 @@ type MemoryCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -48,6 +49,7 @@ type MemoryOomKillsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     MemoryOomKillKey
 }
 
@@ -103,6 +105,7 @@ type MemoryReclaimsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     MemoryReclaimKey
 }
 

@@ -24,6 +24,7 @@ type ProcessCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -44,6 +45,7 @@ type ProcessCreationsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -73,6 +75,7 @@ type ProcessExecutionsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     ProcessExecutionKey
 }
 
@@ -99,6 +102,7 @@ type ProcessExitsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     ProcessExitKey
 }
 
@@ -129,6 +133,7 @@ type ProcessLifetimesInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

@@ -24,6 +24,7 @@ type SchedulerCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -48,6 +49,7 @@ type SchedulerPreemptionsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     SchedulerPreemptionKey
 }
 
@@ -84,6 +86,7 @@ type SchedulerSchedulesInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

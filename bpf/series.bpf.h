@@ -56,6 +56,7 @@ static __always_inline void add(__u64 *value, __u64 n)
 	struct name##_info {                                                                                           \
 		__u64 created; /* ns, CLOCK_MONOTONIC */                                                               \
 		__u64 live;    /* 1 from the moment that the key is in name_keys */                                    \
+		__u64 start;   /* wall time, ns; user space's note for whoever comes after it */                       \
 		key_type key;                                                                                          \
 	};                                                                                                             \
                                                                                                                        \

@@ -24,6 +24,7 @@ type SignalsCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -56,6 +57,7 @@ type SignalsSignalsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     SignalsSignalKey
 }
 

@@ -28,6 +28,7 @@ type SyscallsAttemptsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     SyscallsAttemptKey
 }
 
@@ -55,6 +56,7 @@ type SyscallsCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -90,6 +92,7 @@ type SyscallsDurationsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     SyscallsDurationKey
 }
 

@@ -24,6 +24,7 @@ type TcpCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -58,6 +59,7 @@ type TcpConnectionsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     TcpConnectionKey
 }
 
@@ -88,6 +90,7 @@ type TcpDurationsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     TcpDurationKey
 }
 
@@ -118,6 +121,7 @@ type TcpHandshakesInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -137,6 +141,7 @@ type TcpResetsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -150,6 +155,7 @@ type TcpRetransmitsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

@@ -24,6 +24,7 @@ type WorkloadCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 

@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -117,6 +118,9 @@ func (l *ledger) find(identify func(cgroup uint64) ([]Attribute, bool)) error {
 func (l *ledger) join(slot uint32, m member) error {
 	l.members[slot] = &m
 	g := m.group
+	if !g.start.IsZero() {
+		l.table.SetStart(slot, uint64(g.start.UnixNano()))
+	}
 	if g.retired == 0 {
 		g.slots = append(g.slots, slot)
 		return nil
@@ -258,11 +262,7 @@ func (l *ledger) read(metrics []Metric, now moment) (status TableStatus, events 
 // readGroup adds the points of a group that has counted something.
 func (l *ledger) readGroup(g *group, metrics []Metric, now moment) {
 	if g.start.IsZero() {
-		created := l.table.Created(g.slots[0])
-		for _, slot := range g.slots[1:] {
-			created = min(created, l.table.Created(slot))
-		}
-		g.start = now.wallTime(created)
+		g.start = l.begin(g.slots, now)
 	}
 	point := 0
 	for _, instrument := range l.exported {
@@ -282,6 +282,23 @@ func (l *ledger) readGroup(g *group, metrics []Metric, now moment) {
 			}
 		}
 	}
+}
+
+// begin is when the series of the slots began. It is found once and then kept with them, so that it is the same to the
+// nanosecond for a process that goes on with them.
+func (l *ledger) begin(slots []uint32, now moment) time.Time {
+	var start, created uint64 = 0, math.MaxUint64
+	for _, slot := range slots {
+		start = max(start, l.table.Start(slot)) // all the same, or not there yet
+		created = min(created, l.table.Created(slot))
+	}
+	if start == 0 {
+		start = uint64(now.wallTime(created).UnixNano())
+	}
+	for _, slot := range slots {
+		l.table.SetStart(slot, start)
+	}
+	return time.Unix(0, int64(start))
 }
 
 // point returns the attributes of the group's n-th point, the same pointer each time.

@@ -36,8 +36,17 @@ type Set struct {
 	index    *workload.Index
 	identify func(uint64) ([]Attribute, bool)
 
-	metrics    []Metric
+	metrics      []Metric
+	generation   uint64
+	acknowledged uint64  // the last generation that a receiver has
+	leaving      []ended // the oldest first
+}
+
+// ended is cgroups that were removed before a snapshot. They are kept until a receiver has it: a process that takes over before
+// must know whose the last values are.
+type ended struct {
 	generation uint64
+	cgroups    []uint64
 }
 
 // loaded is a probe of the catalogue and what became of it.
@@ -379,9 +388,15 @@ func (s *Set) end(ledgers []*ledger) error {
 				return err
 			}
 		}
-		if err := s.index.Forget(removed); err != nil {
+		if len(removed) > 0 {
+			s.leaving = append(s.leaving, ended{s.generation, removed})
+		}
+	}
+	for len(s.leaving) > 0 && s.leaving[0].generation <= s.acknowledged {
+		if err := s.index.Forget(s.leaving[0].cgroups); err != nil {
 			return err
 		}
+		s.leaving = s.leaving[1:]
 	}
 	for _, l := range ledgers {
 		if err := l.makeRoom(); err != nil {
@@ -413,6 +428,7 @@ func (s *Set) reopenCgroups() error {
 // Acknowledge says that a receiver has all that a snapshot held. Series that ended before it are then let go when their
 // room is needed; until then they stay in every snapshot.
 func (s *Set) Acknowledge(snapshot *Snapshot) {
+	s.acknowledged = snapshot.generation
 	for _, l := range s.ledgers() {
 		l.acknowledge(snapshot.generation)
 	}

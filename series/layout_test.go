@@ -38,7 +38,7 @@ func TestLayoutOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	layout, err := LayoutOf(spec, "samples")
-	if want := (Layout{KeySize: 8, InfoSize: 24, CellSize: 16, Slots: 1, Shards: 1}); err != nil || layout != want {
+	if want := (Layout{KeySize: 8, InfoSize: 32, CellSize: 16, Slots: 1, Shards: 1}); err != nil || layout != want {
 		t.Errorf("layout %+v, %v; want %+v", layout, err, want)
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
@@ -65,7 +65,7 @@ func TestMemory(t *testing.T) {
 				for _, shards := range []int{1, 8} {
 					layout := Layout{
 						KeySize:  keySize,
-						InfoSize: align(16+keySize, 8),
+						InfoSize: align(24+keySize, 8),
 						CellSize: cellSize,
 						Slots:    slots,
 						Shards:   shards,

@@ -42,6 +42,7 @@ type sampleSamplesInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     sampleSampleKey
 }
 

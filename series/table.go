@@ -30,6 +30,7 @@ type Table struct {
 const (
 	infoCreated = iota
 	infoLive
+	infoStart
 	infoKey
 )
 
@@ -136,6 +137,17 @@ func (t *Table) Created(slot uint32) uint64 {
 // SetCreated changes when the slot's series began.
 func (t *Table) SetCreated(slot uint32, ns uint64) {
 	atomic.StoreUint64(&t.info.words[int(slot)*t.layout.InfoSize/8+infoCreated], ns)
+}
+
+// Start is when the slot's series began in wall time, in ns, as told to a receiver; 0: it was not told yet. It is kept with
+// the series, for a process that goes on with it.
+func (t *Table) Start(slot uint32) uint64 {
+	return atomic.LoadUint64(&t.info.words[int(slot)*t.layout.InfoSize/8+infoStart])
+}
+
+// SetStart notes when the slot's series began in wall time, in ns.
+func (t *Table) SetStart(slot uint32, ns uint64) {
+	atomic.StoreUint64(&t.info.words[int(slot)*t.layout.InfoSize/8+infoStart], ns)
 }
 
 // Add adds to sums the words of the slot's cell from offset (bytes) on, over all shards.

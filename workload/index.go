@@ -17,11 +17,12 @@ type Index struct {
 	table *series.Table
 	slots map[uint64]uint32 // by cgroup id
 	ids   map[uint64]Identity
+	ended map[uint64]bool // unpublished
 }
 
 // NewIndex returns an index over the table "cgroups" of bpf/workload.bpf.h.
 func NewIndex(table *series.Table) *Index {
-	return &Index{table: table, slots: make(map[uint64]uint32), ids: make(map[uint64]Identity)}
+	return &Index{table: table, slots: make(map[uint64]uint32), ids: make(map[uint64]Identity), ended: make(map[uint64]bool)}
 }
 
 // Learn takes in the slots that table.Fresh found, after a Quiesce.
@@ -69,33 +70,35 @@ func (x *Index) path(cgroup uint64) (string, bool) {
 	return path.String(), true
 }
 
-// Removed returns the ids of the cgroups that were removed before a time, in ns of CLOCK_MONOTONIC.
+// Removed returns the ids of the cgroups that were removed before a time, in ns of CLOCK_MONOTONIC, and are published.
 func (x *Index) Removed(before uint64) []uint64 {
 	var removed []uint64
 	for id, slot := range x.slots {
-		if at := x.entry(slot).Removed; at != 0 && at < before {
+		if at := x.entry(slot).Removed; at != 0 && at < before && !x.ended[id] {
 			removed = append(removed, id)
 		}
 	}
 	return removed
 }
 
-// Unpublish begins to forget cgroups; Forget ends it, after a Quiesce.
+// Unpublish has the programs forget cgroups. They are known here until Forget.
 func (x *Index) Unpublish(cgroups []uint64) error {
 	for _, id := range cgroups {
 		if err := x.table.Unpublish(x.slots[id]); err != nil {
 			return err
 		}
+		x.ended[id] = true
 	}
 	return nil
 }
 
-// Forget gives the slots of unpublished cgroups back.
+// Forget gives the slots of unpublished cgroups back, after a Quiesce.
 func (x *Index) Forget(cgroups []uint64) error {
 	for _, id := range cgroups {
 		slot := x.slots[id]
 		delete(x.slots, id)
 		delete(x.ids, id)
+		delete(x.ended, id)
 		if err := x.table.Recycle(slot); err != nil {
 			return err
 		}

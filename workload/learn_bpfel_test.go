@@ -24,6 +24,7 @@ type learnCgroupsInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
@@ -42,6 +43,7 @@ type learnRenamesInfo struct {
 	_       structs.HostLayout
 	Created uint64
 	Live    uint64
+	Start   uint64
 	Key     uint64
 }
 
