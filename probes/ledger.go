@@ -287,12 +287,14 @@ func (l *ledger) readGroup(g *group, metrics []Metric, now moment) {
 // begin is when the series of the slots began. It is found once and then kept with them, so that it is the same to the
 // nanosecond for a process that goes on with them.
 func (l *ledger) begin(slots []uint32, now moment) time.Time {
-	var start, created uint64 = 0, math.MaxUint64
+	var start, created uint64 = math.MaxUint64, math.MaxUint64
 	for _, slot := range slots {
-		start = max(start, l.table.Start(slot)) // all the same, or not there yet
+		if told := l.table.Start(slot); told != 0 {
+			start = min(start, told)
+		}
 		created = min(created, l.table.Created(slot))
 	}
-	if start == 0 {
+	if start == math.MaxUint64 {
 		start = uint64(now.wallTime(created).UnixNano())
 	}
 	for _, slot := range slots {

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/ebpf-sidecar/sidecar/bpf"
+	"github.com/ebpf-sidecar/sidecar/handover"
 	"github.com/ebpf-sidecar/sidecar/series"
 )
 
@@ -37,6 +38,15 @@ type Options struct {
 	SeriesLimit int
 	// MemoryLimit is what all maps together may take in the kernel, in bytes. It lowers the series limit if need be.
 	MemoryLimit uint64
+	// Store keeps what is in the kernel for the next Set, in this process or another. Nil: nothing is kept.
+	Store handover.Store
+}
+
+func (o Options) store() handover.Store {
+	if o.Store == nil {
+		return handover.None{}
+	}
+	return o.Store
 }
 
 func (o Options) enabled(spec *Spec) bool {

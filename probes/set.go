@@ -28,8 +28,7 @@ const removalGrace = 2 * time.Second
 type Set struct {
 	plan     *Plan
 	probes   []*loaded
-	shared   *ebpf.Collection
-	links    []io.Closer // of the shared collection
+	shared   *collection
 	policy   bpf.WorkloadPolicy
 	table    *series.Table // of cgroups
 	fresh    []uint32      // of it, not in the index yet
@@ -54,8 +53,7 @@ type loaded struct {
 	*ProbePlan
 	state   State
 	err     error
-	coll    *ebpf.Collection
-	links   []io.Closer
+	coll    *collection
 	ledgers []*ledger
 	skips   map[string]skips // by program
 }
@@ -64,7 +62,8 @@ type loaded struct {
 type skips struct{ before, told uint64 }
 
 // Load loads and attaches the enabled probes of a plan, which can be done once. A probe that cannot be is told in every
-// snapshot and stops no other; the error is for what all of them need. Nothing is counted before Open.
+// snapshot and stops no other; the error is for what all of them need. Nothing is counted before Open, but by what an earlier
+// process left in the store, which counts on.
 func Load(plan *Plan) (*Set, error) {
 	// Kernels before 5.11 charge maps to it. It fails, too, for who may create no map at all: loading tells which it is.
 	_ = rlimit.RemoveMemlock()
@@ -104,7 +103,64 @@ func Load(plan *Plan) (*Set, error) {
 		err := fmt.Errorf("probe %s: %w", probe.Spec.Name, plan.kernel.explain(probe.err, probe.Spec.Requirements()))
 		probe.err = errors.Join(err, probe.close())
 	}
+	if s.shared.taken {
+		if err := s.takeOver(); err != nil {
+			return nil, errors.Join(fmt.Errorf("take over what an earlier process left: %w", err), s.Close())
+		}
+	}
 	return s, nil
+}
+
+// takeOver takes in the cgroups and series that an earlier process left.
+func (s *Set) takeOver() error {
+	left, err := s.table.Fresh(nil)
+	if err != nil {
+		return err
+	}
+	if err := series.Quiesce(); err != nil {
+		return err
+	}
+	ended, err := s.index.TakeOver(left)
+	if err != nil {
+		return err
+	}
+	s.leave(ended, s.generation+1)
+	for _, probe := range s.probes {
+		if probe.state != Attached || !probe.coll.taken {
+			continue
+		}
+		for _, l := range probe.ledgers {
+			if err := l.takeOver(s.identify, s.generation+1); err != nil {
+				return fmt.Errorf("probe %s: %w", probe.Spec.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Taken lists the probes that an earlier process left running.
+func (s *Set) Taken() (names []string) {
+	for _, probe := range s.probes {
+		if probe.state == Attached && probe.coll.taken {
+			names = append(names, probe.Spec.Name)
+		}
+	}
+	return names
+}
+
+// Keep puts what is attached into the store, for the next Set, and lets go there of everything else.
+func (s *Set) Keep() error {
+	store := s.plan.options.store()
+	kept := map[string]bool{s.shared.identity: true}
+	errs := []error{s.shared.keep(store, nil)}
+	for _, probe := range s.probes {
+		if probe.state == Attached {
+			kept[probe.coll.identity] = true
+			errs = append(errs, probe.coll.keep(store, s.sharedMaps()))
+		}
+	}
+	errs = append(errs, store.Drop(func(collection string) bool { return kept[collection] }))
+	return errors.Join(errs...)
 }
 
 // loadShared loads the workload collection: the maps that all probes share, and the program that sees cgroups removed.
@@ -116,20 +172,28 @@ func (s *Set) loadShared() error {
 	if err := s.plan.cgroups.Configure(spec, cgroupsTable); err != nil {
 		return err
 	}
-	if s.shared, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: s.plan.kernel.types}); err != nil {
+	if s.shared, err = loadCollection("workload", spec, nil, s.plan); err != nil {
 		return err
 	}
-	if s.table, err = series.Open(s.shared, cgroupsTable, s.plan.cgroups); err != nil {
+	if s.table, err = series.Open(s.shared.Collection, cgroupsTable, s.plan.cgroups, s.shared.taken); err != nil {
 		return err
 	}
 	s.index = workload.NewIndex(s.table)
-	s.links, err = attach(spec, s.shared)
-	return err
+	if err := s.shared.Variables["policy"].Get(&s.policy); err != nil {
+		return fmt.Errorf("read the policy: %w", err)
+	}
+	return s.shared.attach(spec)
 }
 
 // sharedMaps are the maps of the workload collection that other collections use too.
-var sharedMaps = []string{
-	".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
+func (s *Set) sharedMaps() map[string]*ebpf.Map {
+	shared := make(map[string]*ebpf.Map)
+	for _, name := range []string{
+		".data.policy", cgroupsTable + "_keys", cgroupsTable + "_free", cgroupsTable + "_info", cgroupsTable + "_cells",
+	} {
+		shared[name] = s.shared.Maps[name]
+	}
+	return shared
 }
 
 // load loads a probe's collection and opens its tables. It may run for several probes at a time.
@@ -145,19 +209,12 @@ func (s *Set) load(probe *loaded) error {
 			return err
 		}
 	}
-	replacements := make(map[string]*ebpf.Map)
-	for _, name := range sharedMaps {
-		replacements[name] = s.shared.Maps[name]
-	}
 	var err error
-	if probe.coll, err = ebpf.NewCollectionWithOptions(probe.spec, ebpf.CollectionOptions{
-		MapReplacements: replacements,
-		Cache:           s.plan.kernel.types,
-	}); err != nil {
+	if probe.coll, err = loadCollection(probe.Spec.Name, probe.spec, s.sharedMaps(), s.plan); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
 	for i := range probe.Spec.Tables {
-		table, err := series.Open(probe.coll, probe.Spec.Tables[i].Name, probe.layouts[i])
+		table, err := series.Open(probe.coll.Collection, probe.Spec.Tables[i].Name, probe.layouts[i], probe.coll.taken)
 		if err != nil {
 			return err
 		}
@@ -167,7 +224,7 @@ func (s *Set) load(probe *loaded) error {
 }
 
 // attach has a probe's programs run, and its metrics exported.
-func (s *Set) attach(probe *loaded) (err error) {
+func (s *Set) attach(probe *loaded) error {
 	counted := make(map[string]bool) // by table
 	for i, ledger := range probe.ledgers {
 		spec := &probe.Spec.Tables[i]
@@ -184,32 +241,35 @@ func (s *Set) attach(probe *loaded) (err error) {
 			})
 		}
 	}
-	probe.links, err = attach(probe.spec, probe.coll)
-	return err
+	return probe.coll.attach(probe.spec)
 }
 
-// attach attaches every program of a collection to its tracepoint, then runs its iterators once.
-func attach(spec *ebpf.CollectionSpec, coll *ebpf.Collection) (links []io.Closer, err error) {
+// attach attaches every program of a collection to its tracepoint, then runs its iterators once, unless an earlier process has.
+func (c *collection) attach(spec *ebpf.CollectionSpec) error {
+	if c.taken {
+		return nil
+	}
+	c.links = make(map[string]link.Link)
 	var iterators []*ebpf.Program
 	// By name, so that a program comes before the one that handles what it is skipped for.
-	for _, name := range slices.Sorted(maps.Keys(coll.Programs)) {
-		program := coll.Programs[name]
+	for _, name := range slices.Sorted(maps.Keys(c.Programs)) {
+		program := c.Programs[name]
 		if spec.Programs[name].AttachType == ebpf.AttachTraceIter {
 			iterators = append(iterators, program)
 			continue
 		}
 		l, err := link.AttachTracing(link.TracingOptions{Program: program})
 		if err != nil {
-			return links, fmt.Errorf("attach %s: %w", spec.Programs[name].AttachTo, err)
+			return fmt.Errorf("attach %s: %w", spec.Programs[name].AttachTo, err)
 		}
-		links = append(links, l)
+		c.links[name] = l
 	}
 	for _, program := range iterators {
 		if err := iterate(program); err != nil {
-			return links, fmt.Errorf("iterate: %w", err)
+			return fmt.Errorf("iterate: %w", err)
 		}
 	}
-	return links, nil
+	return nil
 }
 
 func iterate(program *ebpf.Program) error {
@@ -233,8 +293,12 @@ func (s *Set) Open() error {
 	if err != nil {
 		return err
 	}
-	for _, l := range s.ledgers() {
-		l.table.SetCreated(series.Overflow, start)
+	for _, probe := range s.probes {
+		if probe.state == Attached && !probe.coll.taken {
+			for _, l := range probe.ledgers {
+				l.table.SetCreated(series.Overflow, start)
+			}
+		}
 	}
 	s.policy.Open = 1
 	return s.setPolicy()
@@ -388,9 +452,7 @@ func (s *Set) end(ledgers []*ledger) error {
 				return err
 			}
 		}
-		if len(removed) > 0 {
-			s.leaving = append(s.leaving, ended{s.generation, removed})
-		}
+		s.leave(removed, s.generation)
 	}
 	for len(s.leaving) > 0 && s.leaving[0].generation <= s.acknowledged {
 		if err := s.index.Forget(s.leaving[0].cgroups); err != nil {
@@ -404,6 +466,13 @@ func (s *Set) end(ledgers []*ledger) error {
 		}
 	}
 	return s.reopenCgroups()
+}
+
+// leave has cgroups forgotten when a receiver has the snapshot of a generation.
+func (s *Set) leave(cgroups []uint64, generation uint64) {
+	if len(cgroups) > 0 {
+		s.leaving = append(s.leaving, ended{generation, cgroups})
+	}
 }
 
 // reopenCgroups lets programs learn cgroups again if they have given up while there was no room. All collections share the
@@ -512,29 +581,18 @@ func (s *Set) Close() error {
 	for _, probe := range s.probes {
 		errs = append(errs, probe.close())
 	}
-	for _, l := range s.links {
-		errs = append(errs, l.Close())
-	}
 	if s.table != nil {
 		errs = append(errs, s.table.Close())
 	}
-	if s.shared != nil {
-		s.shared.Close()
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.shared.close())...)
 }
 
 func (p *loaded) close() error {
 	var errs []error
-	for _, l := range p.links {
-		errs = append(errs, l.Close())
-	}
 	for _, l := range p.ledgers {
 		errs = append(errs, l.table.Close())
 	}
-	if p.coll != nil {
-		p.coll.Close()
-	}
+	errs = append(errs, p.coll.close())
 	*p = loaded{ProbePlan: p.ProbePlan, state: p.state, err: p.err}
 	return errors.Join(errs...)
 }

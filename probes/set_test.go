@@ -164,10 +164,10 @@ func TestPlanAgainstKernel(t *testing.T) {
 			}
 			memory := make(map[ebpf.MapID]uint64)
 			var maps string
-			collections := []*ebpf.Collection{set.shared}
+			collections := []*ebpf.Collection{set.shared.Collection}
 			for _, probe := range set.probes {
 				if probe.coll != nil { // else this kernel is too old for it
-					collections = append(collections, probe.coll)
+					collections = append(collections, probe.coll.Collection)
 				}
 			}
 			for _, collection := range collections {

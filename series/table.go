@@ -38,8 +38,9 @@ const (
 // count as resident memory of the process wherever they are mapped, used or not.
 const chunks = 32
 
-// Open maps the table's memory and hands its free slots to the kernel. The maps stay the collection's.
-func Open(coll *ebpf.Collection, name string, layout Layout) (*Table, error) {
+// Open maps the table's memory and hands its free slots to the kernel, unless an earlier process has: then its series are Fresh
+// again. The maps stay the collection's.
+func Open(coll *ebpf.Collection, name string, layout Layout, taken bool) (*Table, error) {
 	t := &Table{
 		name:   name,
 		layout: layout,
@@ -62,7 +63,7 @@ func Open(coll *ebpf.Collection, name string, layout Layout) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map %s_cells into memory: %w", name, err), t.Close())
 	}
-	for slot := Overflow + 1; slot < layout.Slots; slot++ {
+	for slot := Overflow + 1; slot < layout.Slots && !taken; slot++ {
 		if err := t.free.Put(nil, uint32(slot)); err != nil {
 			return nil, errors.Join(fmt.Errorf("fill %s_free: %w", name, err), t.Close())
 		}
@@ -186,6 +187,20 @@ func (t *Table) Fold(from, to uint32) {
 	if created := t.Created(from); created < t.Created(to) {
 		t.SetCreated(to, created)
 	}
+}
+
+// Published tells whether programs count in the slot, after a Quiesce. Of what an earlier process has left, some may be unpublished
+// and not recycled.
+func (t *Table) Published(slot uint32) (bool, error) {
+	var published uint32
+	err := t.keys.Lookup(t.Key(slot), &published)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look a key up in %s_keys: %w", t.name, err)
+	}
+	return published == slot, nil
 }
 
 // Unpublish takes the slots' keys out of the kernel's table. After the next Quiesce nothing adds to the slots.

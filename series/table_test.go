@@ -61,7 +61,7 @@ func newSample(t testing.TB, slots, shards int) *sample {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(coll.Close)
-	table, err := Open(coll, "samples", layout)
+	table, err := Open(coll, "samples", layout, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,24 @@ func (x *Index) Learn(fresh []uint32) {
 	}
 }
 
+// TakeOver takes in the slots that an earlier process left, after a Quiesce, and returns the cgroups among them that it had
+// unpublished.
+func (x *Index) TakeOver(left []uint32) (ended []uint64, err error) {
+	x.Learn(left)
+	for _, slot := range left {
+		published, err := x.table.Published(slot)
+		if err != nil {
+			return nil, err
+		}
+		if !published {
+			id := binary.NativeEndian.Uint64(x.table.Key(slot))
+			x.ended[id] = true
+			ended = append(ended, id)
+		}
+	}
+	return ended, nil
+}
+
 // Lookup returns the identity of a cgroup; false if it is not known, or not all of its ancestors are.
 func (x *Index) Lookup(cgroup uint64) (Identity, bool) {
 	if id, ok := x.ids[cgroup]; ok {

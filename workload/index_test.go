@@ -47,7 +47,7 @@ func load(t testing.TB, spec *ebpf.CollectionSpec, slots int) (*tree, *ebpf.Coll
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(coll.Close)
-	table, err := series.Open(coll, "cgroups", layout)
+	table, err := series.Open(coll, "cgroups", layout, false)
 	if err != nil {
 		t.Fatal(err)
 	}
