@@ -48,6 +48,7 @@ type Config struct {
 	SeriesLimit int              `yaml:"series_limit" default:"2000" doc:"series that one table of instruments holds; the rest add up in its overflow series"`
 	MemoryLimit ByteSize         `yaml:"memory_limit" default:"64MiB" doc:"kernel memory of all probes together"`
 	Export      Export           `yaml:"export" doc:"how metrics leave"`
+	State       State            `yaml:"state" doc:"what outlives the process"`
 	Log         Log              `yaml:"log" doc:"the log, on standard error"`
 
 	// Exporters are those to send to, OTLP or Console; none at all is possible.
@@ -83,6 +84,11 @@ type Export struct {
 	// Histograms is the form that histograms are exported in. The specification's default is explicit buckets; ours is
 	// what the kernel counts.
 	Histograms string `default:"base2_exponential_bucket_histogram" enum:"base2_exponential_bucket_histogram|explicit_bucket_histogram" env:"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION" doc:"the form of histograms; explicit buckets are for receivers that know no exponential ones"`
+}
+
+// State is what outlives the process.
+type State struct {
+	Pin string `yaml:"pin" doc:"folder of a BPF file system, such as /sys/fs/bpf/sidecar, where maps and programs are pinned: they count on while no sidecar runs, until sidecar detach; as a service of systemd they do over restarts without it"`
 }
 
 // TLS is how a connection is secured. File names are as configured; nothing is read here.

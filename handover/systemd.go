@@ -22,14 +22,9 @@ type Systemd struct {
 	connection *net.UnixConn
 }
 
-// NewSystemd opens the store of the service that this process is, with what earlier ones left there. It is nil for what is no
-// service.
+// NewSystemd opens the store of the service that this process is, with what earlier ones left there.
 func NewSystemd() (*Systemd, error) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil, nil
-	}
-	connection, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	connection, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("systemd's file descriptor store: %w", err)
 	}

@@ -44,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		controlCommand("start", "Start the installed service (root)", service.Start),
 		controlCommand("stop", "Stop the service (root)", service.Stop),
 		controlCommand("restart", "Stop the service, if it runs, and start it (root)", service.Restart),
-		reloadCommand(), statusCommand(), versionCommand())
+		reloadCommand(), detachCommand(), statusCommand(), versionCommand())
 	root.InitDefaultCompletionCmd()
 	for _, group := range root.Commands() {
 		if group.HasSubCommands() { // cobra would answer an unknown one with the help, and success

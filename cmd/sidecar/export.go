@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/handover"
 	"github.com/ebpf-sidecar/sidecar/probes"
 	"github.com/ebpf-sidecar/sidecar/telemetry"
 )
@@ -72,12 +73,14 @@ func (nothing) Snapshot() (*probes.Snapshot, error) { return &probes.Snapshot{Ti
 func (nothing) Acknowledge(*probes.Snapshot) {}
 
 // planProbes says what would be loaded, without loading it.
-func planProbes(c *config.Config) (*probes.Plan, error) {
+func planProbes(c *config.Config, store handover.Store) (*probes.Plan, error) {
 	kernel, err := probes.RunningKernel()
 	if err != nil {
 		return nil, err
 	}
-	plan, err := probes.NewPlan(probes.All(), probeOptions(c), kernel)
+	options := probeOptions(c)
+	options.Store = store
+	plan, err := probes.NewPlan(probes.All(), options, kernel)
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -85,8 +88,8 @@ func planProbes(c *config.Config) (*probes.Plan, error) {
 }
 
 // loadProbes loads the enabled probes behind the gate, and tells of those that it could not load.
-func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set, error) {
-	plan, err := planProbes(c)
+func loadProbes(c *config.Config, store handover.Store, strict bool, logger *slog.Logger) (*probes.Set, error) {
+	plan, err := planProbes(c, store)
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +115,12 @@ func loadProbes(c *config.Config, strict bool, logger *slog.Logger) (*probes.Set
 	}
 	if strict && len(failed) > 0 {
 		return nil, errors.Join(append(failed, set.Close())...)
+	}
+	if taken := set.Taken(); len(taken) > 0 {
+		logger.Info("these probes have counted on", "probes", taken)
+	}
+	if err := set.Keep(); err != nil {
+		logger.Warn("not all probes will count on when the sidecar is started anew", "error", err)
 	}
 	return set, nil
 }

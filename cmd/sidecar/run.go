@@ -17,6 +17,7 @@ import (
 
 	"github.com/ebpf-sidecar/sidecar/admin"
 	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/handover"
 	"github.com/ebpf-sidecar/sidecar/probes"
 	"github.com/ebpf-sidecar/sidecar/service"
 	"github.com/ebpf-sidecar/sidecar/telemetry"
@@ -78,6 +79,12 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout, stde
 		signal.Notify(r.hangups, unix.SIGHUP)
 		defer signal.Stop(r.hangups)
 	}
+	store, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	r.store = store
 	server, err := admin.Listen(options.instance.Socket(), admin.Handler{Status: r.status, Reload: r.reload})
 	if err != nil {
 		r.log.Warn("sidecar status and reload cannot reach this sidecar", "error", err)
@@ -104,6 +111,7 @@ type runner struct {
 	stdout, stderr io.Writer
 	log            *slog.Logger
 	manager        service.Manager
+	store          handover.Store
 	started        time.Time
 	hangups        chan os.Signal
 	requests       chan chan<- error // for a reload, each with where to answer
@@ -115,6 +123,21 @@ type runner struct {
 	probes      []probes.Status // as they were loaded
 	pipeline    *telemetry.Pipeline
 	reloadError error
+}
+
+// openStore opens where maps and programs are kept: for the next process, or at least for the next configuration.
+func openStore(c *config.Config) (handover.Store, error) {
+	if c.State.Pin != "" {
+		pins, err := handover.NewPins(c.State.Pin)
+		if err != nil {
+			return nil, fmt.Errorf("state.pin: %w", err)
+		}
+		return pins, nil
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		return handover.NewSystemd()
+	}
+	return handover.NewMemory(), nil
 }
 
 // configure takes a configuration for the next measurement.
@@ -135,7 +158,7 @@ func (r *runner) measure(ctx context.Context) (next *config.Config, err error) {
 	}
 	var measured source = nothing{}
 	if !r.options.safe {
-		set, err := loadProbes(c, r.options.strict, r.log)
+		set, err := loadProbes(c, r.store, r.options.strict, r.log)
 		if err != nil {
 			return nil, err
 		}
@@ -197,10 +220,10 @@ func (r *runner) readAgain() *config.Config {
 	r.update(func() { r.state = admin.Reloading })
 	next, err := loadConfig(r.options.config)
 	if err == nil && !r.options.safe {
-		_, err = planProbes(next)
+		_, err = planProbes(next, nil)
 	}
 	if err == nil {
-		r.log.Info("the configuration is read again: what the kernel does until the probes are loaded is not counted")
+		r.log.Info("the configuration is read again")
 		return next
 	}
 	r.log.Error("reload: nothing is changed", "error", err)

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/ebpf-sidecar/sidecar/config"
+	"github.com/ebpf-sidecar/sidecar/handover"
 	"github.com/ebpf-sidecar/sidecar/internal/receiver"
 	"github.com/ebpf-sidecar/sidecar/probes"
 	"github.com/ebpf-sidecar/sidecar/readings"
@@ -90,7 +91,7 @@ func runTop(ctx context.Context, c *config.Config, options topOptions, stdout, s
 	logger := newLogger(config.Log{Level: max(c.Log.Level, slog.LevelWarn), Format: c.Log.Format}, logTo)
 	slog.SetDefault(logger)
 
-	set, err := loadProbes(c, false, logger)
+	set, err := loadProbes(c, handover.None{}, false, logger)
 	if err != nil {
 		return err
 	}
