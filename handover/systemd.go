@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -18,17 +17,18 @@ const barrierTimeout = 10 * time.Second
 // Systemd is systemd's file descriptor store: what is in it stays over restarts and crashes of the service, and goes when it is
 // stopped (FDSTORE in sd_notify(3)).
 type Systemd struct {
-	Memory     // the same
-	connection *net.UnixConn
+	Memory // the same
+	socket int
+	to     unix.SockaddrUnix
 }
 
 // NewSystemd opens the store of the service that this process is, with what earlier ones left there.
 func NewSystemd() (*Systemd, error) {
-	connection, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"})
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("systemd's file descriptor store: %w", err)
 	}
-	s := &Systemd{*NewMemory(), connection}
+	s := &Systemd{*NewMemory(), socket, unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}}
 	for _, file := range activation.Files(true) {
 		s.files[file.Name()] = file
 	}
@@ -62,11 +62,10 @@ func (s *Systemd) Drop(but func(collection string) bool) error {
 }
 
 // Close keeps the store and lets go of it in this process.
-func (s *Systemd) Close() error { return errors.Join(s.connection.Close(), s.Memory.Close()) }
+func (s *Systemd) Close() error { return errors.Join(unix.Close(s.socket), s.Memory.Close()) }
 
 func (s *Systemd) send(message string, fds ...int) error {
-	_, _, err := s.connection.WriteMsgUnix([]byte(message), unix.UnixRights(fds...), nil)
-	return err
+	return unix.Sendmsg(s.socket, []byte(message), unix.UnixRights(fds...), &s.to, 0)
 }
 
 // barrier returns when systemd has taken in what was sent before (sd_notify_barrier(3)).
