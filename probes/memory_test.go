@@ -171,48 +171,9 @@ type memoryGroup struct {
 
 func newMemoryGroup(t testing.TB) memoryGroup {
 	t.Helper()
-	hierarchy := kerneltest.Hierarchy(t)
-	controllers, err := os.ReadFile(hierarchy + "/cgroup.controllers")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(controllers), "memory") {
-		memorySet(t, hierarchy+"/cgroup.subtree_control", "+memory")
-		g := memoryGroup{kerneltest.NewCgroup(t, ""), "none", ""}
-		g.path = g.Path
-		memorySet(t, g.path+"/memory.max", memoryLimit)
-		return g
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		mount, fileSystem, _ := strings.Cut(line, " - ")
-		words := strings.Fields(fileSystem)
-		if words[0] != "cgroup" || !strings.Contains(","+words[2]+",", ",memory,") {
-			continue
-		}
-		g := memoryGroup{Cgroup: kerneltest.NewCgroup(t, "")}
-		g.path = strings.Fields(mount)[4] + g.Name // proc_pid_mountinfo(5)
-		g.procs = g.path + "/cgroup.procs"
-		if err := os.Mkdir(g.path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			for range 500 {
-				if err = os.Remove(g.path); err == nil {
-					return
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			t.Error(err)
-		})
-		memorySet(t, g.path+"/memory.limit_in_bytes", memoryLimit)
-		return g
-	}
-	t.Fatal("no cgroup hierarchy has the memory controller")
-	return memoryGroup{}
+	g := memoryGroup{Cgroup: kerneltest.NewCgroup(t, "")}
+	g.path, g.procs = g.LimitMemory(t, memoryLimit)
+	return g
 }
 
 // isFirst tells whether the memory controller is on a hierarchy of the first version.
