@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,51 +27,49 @@ type Collector struct {
 	File     string // where it writes
 }
 
-// NewCollector prepares a Collector, of a binary that e2e/collector built, without starting it, so that its endpoint is known before. The address, one of the 16
-// million of this host, is its own; a free port could be another program's by the time it starts.
+// OwnAddress is one of the 16 million of this host, for one program; a free port could be another's by the time it starts.
+func OwnAddress() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+}
+
+// NewCollector prepares a Collector, of a binary that e2e/collector built, without starting it, so that its endpoint is known before.
 func NewCollector(t testing.TB, binary string) *Collector {
 	t.Helper()
-	return &Collector{
-		Endpoint: fmt.Sprintf("127.%d.%d.%d:4317", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)),
-		binary:   binary,
-		File:     filepath.Join(t.TempDir(), "metrics.jsonl"),
-	}
+	return &Collector{Endpoint: OwnAddress() + ":4317", binary: binary, File: filepath.Join(t.TempDir(), "metrics.jsonl")}
+}
+
+// HTTPURL is where it takes OTLP over HTTP.
+func (c *Collector) HTTPURL() string {
+	return "http://" + strings.Replace(c.Endpoint, ":4317", ":4318", 1)
 }
 
 // Start starts the Collector and waits until it listens.
 func (c *Collector) Start(t testing.TB) {
 	t.Helper()
 	configuration := fmt.Sprintf(`
-receivers: {otlp: {protocols: {grpc: {endpoint: "%s"}}}}
+receivers: {otlp: {protocols: {grpc: {endpoint: "%s"}, http: {endpoint: "%s"}}}}
 exporters: {file: {path: "%s", append: true, flush_interval: 100ms}}
 service:
   telemetry: {metrics: {level: none}}
   pipelines: {metrics: {receivers: [otlp], exporters: [file]}}
-`, c.Endpoint, c.File)
+`, c.Endpoint, strings.TrimPrefix(c.HTTPURL(), "http://"), c.File)
 	path := filepath.Join(t.TempDir(), "collector.yaml")
 	if err := os.WriteFile(path, []byte(configuration), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c.Process = Start(t, exec.Command(c.binary, "--config", path))
-	Eventually(t, "the Collector listens", func() bool {
-		connection, err := net.Dial("tcp", c.Endpoint)
-		if err != nil {
-			return false
-		}
-		return connection.Close() == nil
-	})
+	c.Listens(t, c.Endpoint)
 }
 
 // Totals is what a Collector has received: the last value of every series, a series being its metric, attributes and start.
 type Totals map[string]*metrics.NumberDataPoint
 
-// Received reads the Collector's file.
-func (c *Collector) Received(t testing.TB) (counters Totals, histograms map[string]*metrics.ExponentialHistogramDataPoint) {
+// Requests reads the Collector's file.
+func (c *Collector) Requests(t testing.TB) (requests []*collectormetrics.ExportMetricsServiceRequest) {
 	t.Helper()
-	counters, histograms = Totals{}, map[string]*metrics.ExponentialHistogramDataPoint{}
 	file, err := os.Open(c.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		return counters, histograms
+		return nil
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -82,12 +79,21 @@ func (c *Collector) Received(t testing.TB) (counters Totals, histograms map[stri
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil { // the end, or a line that is still being written
-			return counters, histograms
+			return requests
 		}
 		var request collectormetrics.ExportMetricsServiceRequest
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(line, &request); err != nil {
 			t.Fatalf("%s: %v", c.File, err)
 		}
+		requests = append(requests, &request)
+	}
+}
+
+// Received is what the Collector has, from its file.
+func (c *Collector) Received(t testing.TB) (counters Totals, histograms map[string]*metrics.ExponentialHistogramDataPoint) {
+	t.Helper()
+	counters, histograms = Totals{}, map[string]*metrics.ExponentialHistogramDataPoint{}
+	for _, request := range c.Requests(t) {
 		for _, resource := range request.ResourceMetrics {
 			for _, scope := range resource.ScopeMetrics {
 				for _, m := range scope.Metrics {
@@ -106,6 +112,7 @@ func (c *Collector) Received(t testing.TB) (counters Totals, histograms map[stri
 			}
 		}
 	}
+	return counters, histograms
 }
 
 // Identity is what a series is known by.

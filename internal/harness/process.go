@@ -3,6 +3,7 @@ package harness
 
 import (
 	"bytes"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -71,6 +72,23 @@ func (p *Process) Stop(t testing.TB) (code int, took time.Duration) {
 		t.Fatalf("%s does not end", p.Path)
 	}
 	return p.ProcessState.ExitCode(), time.Since(begin)
+}
+
+// Listens waits until the program, which Start started, listens at an address.
+func (p *Process) Listens(t testing.TB, address string) {
+	t.Helper()
+	Eventually(t, filepath.Base(p.Path)+" listens", func() bool {
+		select {
+		case <-p.Done:
+			t.Fatalf("it ended:\n%s", p.Output)
+		default:
+		}
+		connection, err := net.Dial("tcp", address)
+		if err != nil {
+			return false
+		}
+		return connection.Close() == nil
+	})
 }
 
 // Buffer is a bytes.Buffer for concurrent use.
