@@ -16,7 +16,9 @@ func (Manager) tell(state string) { _, _ = daemon.SdNotify(false, state) }
 func (m Manager) Ready(status string) { m.tell(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
 // Reloading says that a reload begins.
-func (m Manager) Reloading() { m.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec()) }
+func (m Manager) Reloading() {
+	m.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+}
 
 // Stopping says that the process ends.
 func (m Manager) Stopping() { m.tell(daemon.SdNotifyStopping) }
