@@ -9,11 +9,14 @@ export CGO_ENABLED ?= 0
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BINARY ?= bin/sidecar
+IMAGE ?= bin/image
+PLATFORM ?= linux/$(shell $(GO) env GOARCH)
+CERTIFICATES ?= /etc/ssl/certs/ca-certificates.crt
 # grpcnotrace leaves out a debugging page of gRPC's, and 3 MiB with it.
 BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help run build generate check-generate fmt lint test test-long bench picture image clean
+.PHONY: help run build generate check-generate fmt lint test test-long bench picture image image-context clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,8 +60,16 @@ bench: build ## measure, and write docs/benchmarks.md; ONLY=REGEXP prints the ta
 	@./scripts/need-root.sh "make bench"
 	@./scripts/bench.sh $(if $(ONLY),-only '$(ONLY)')
 
-image: build ## build the container image sidecar:latest (docker)
-	docker build -f docker/Dockerfile -t sidecar:latest .
+image: image-context ## build the container image sidecar:latest; PLATFORM=linux/arm64 for another machine's (docker)
+	docker build --platform $(PLATFORM) --build-arg VERSION=$(VERSION) -f docker/Dockerfile \
+		-t sidecar:$(VERSION) -t sidecar:latest $(IMAGE)
+
+image-context: ## write what the image is built from to bin/image
+	@[ -r $(CERTIFICATES) ] || { echo "no $(CERTIFICATES): install ca-certificates, or name another file: CERTIFICATES=FILE"; exit 1; }
+	mkdir -p $(IMAGE)
+	$(MAKE) build BINARY=$(IMAGE)/sidecar GOOS=linux GOARCH=$(notdir $(PLATFORM))
+	$(GO) run ./internal/imageroot $(IMAGE)/sidecar $(CERTIFICATES) >$(IMAGE)/root.tar
+	rm $(IMAGE)/sidecar
 
 clean: ## remove what was built
 	rm -rf bin

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-sidecar/sidecar/config"
 	"github.com/ebpf-sidecar/sidecar/probes"
@@ -122,29 +121,6 @@ func checkCapabilities() finding {
 			"run as root (sudo sidecar check), or grant them: docker run --cap-add BPF --cap-add PERFMON"}
 	}
 	return finding{Check: "capabilities", Outcome: checkOK, Found: "CAP_BPF and CAP_PERFMON, or what includes them"}
-}
-
-// missingCapabilities lists those of CAP_BPF and CAP_PERFMON that the process lacks. CAP_SYS_ADMIN includes both.
-func missingCapabilities() ([]string, error) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return nil, fmt.Errorf("read the process's capabilities: %w", err)
-	}
-	has := func(capability int) bool {
-		return sets[capability/32].Effective&(1<<(capability%32)) != 0
-	}
-	var missing []string
-	if has(unix.CAP_SYS_ADMIN) {
-		return nil, nil
-	}
-	if !has(unix.CAP_BPF) {
-		missing = append(missing, "CAP_BPF")
-	}
-	if !has(unix.CAP_PERFMON) {
-		missing = append(missing, "CAP_PERFMON")
-	}
-	return missing, nil
 }
 
 func checkLockdown() finding {

@@ -35,9 +35,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Short: "Count and time what the Linux kernel does, for each workload, as OpenTelemetry metrics",
 		Long: "sidecar runs BPF programs on kernel tracepoints, which count and time what the kernel does for each\n" +
 			"container, pod and systemd unit, and exports the figures as OpenTelemetry metrics.",
-		SilenceUsage:     true,
-		SilenceErrors:    true,
-		PersistentPreRun: func(*cobra.Command, []string) { started = true },
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			started = true
+			return raiseCapabilities()
+		},
 	}
 	root.AddCommand(topCommand(), runCommand(), probesCommand(), checkCommand(), configCommand(),
 		installCommand(), uninstallCommand(),
