@@ -10,7 +10,7 @@
 // ~/.cache/sidecar/guest. Needs root, qemu-system-x86, e2fsprogs and, for disks that are not in the cache yet, mmdebstrap and
 // a Debian mirror: see image.sh.
 //
-// What is in /payload, beside the test binary: sidecar and otelcol, the binaries.
+// What is in /payload, beside the test binary: sidecar and otelcol, the binaries, and image, what docker build takes.
 package guest
 
 import (
@@ -37,6 +37,9 @@ func TestGuest(t *testing.T) {
 	only := cmp.Or(os.Getenv("SIDECAR_HOST_RUN"), ".")
 	sidecar := filepath.Join(t.TempDir(), "sidecar")
 	guest.Command(t, root, "make", "build", "BINARY="+sidecar, "VERSION=guest")
+	image := filepath.Join(t.TempDir(), "image")
+	guest.Command(t, root, "make", "image-context", "IMAGE="+image, "VERSION=guest")
+	guest.Command(t, root, "cp", "docker/Dockerfile", image)
 	collector := strings.TrimSpace(guest.Command(t, root, "e2e/collector/build.sh"))
 	for _, g := range guests {
 		t.Run(g.name, func(t *testing.T) {
@@ -44,7 +47,8 @@ func TestGuest(t *testing.T) {
 			top, _, _ := strings.Cut(only, "/")
 			binaries, suites := guest.Build(t, root, g.tags, top, "./e2e/host")
 			log := guest.Log(t, g.name)
-			o := guest.Boot("./run.sh", log, "-t", seconds, "-f", sidecar, "-f", collector, g.name, binaries[0], "--", "-test.run="+only)
+			o := guest.Boot("./run.sh", log, "-t", seconds, "-f", sidecar, "-f", collector, "-f", image,
+				g.name, binaries[0], "--", "-test.run="+only)
 			o.Name = g.name
 			t.Logf("the tests:\n%s\n%s", o.Output(), guest.Table([]guest.Outcome{o}, suites))
 			for _, problem := range o.Problems(suites) {

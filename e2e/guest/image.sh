@@ -20,7 +20,7 @@ disabled=()
 case $suite in
 trixie)
 	# apparmor.service would load a hundred profiles; Docker loads its own.
-	packages+=(apparmor docker-cli docker.io iptables)
+	packages+=(apparmor busybox-static docker-cli docker.io iptables)
 	masked+=(apparmor.service)
 	disabled+=(docker.service docker.socket containerd.service)
 	;;

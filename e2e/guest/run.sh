@@ -52,4 +52,4 @@ mke2fs -q -t ext4 -d "$work/payload" "$work/disk" $(($(du -sm "$work/payload" | 
 drive=format=raw,if=virtio
 boot "$guest_name" "$limit" -cpu max -smp 2 -m "$memory" -device virtio-rng-pci \
 	-drive "file=$image/disk,$drive,snapshot=on" -drive "file=$work/disk,$drive,readonly=on" \
-	-kernel "$image/vmlinuz" -initrd "$image/initrd" -append "console=ttyS0 root=/dev/vda rw quiet panic=-1"
+	-kernel "$image/vmlinuz" -initrd "$image/initrd" -append "console=ttyS0 root=/dev/vda rw quiet panic=-1 systemd.default_timeout_start_sec=300"
