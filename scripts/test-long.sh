@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/packages.sh gcc libc6-dev
-SIDECAR_LONG=1 go test -count=1 -timeout 3h -v -run TestStorm ./e2e
+SIDECAR_LONG=1 go test -count=1 -timeout 3h -v -run "TestStorm|TestKilled" ./e2e
 scripts/fuzz.sh 4000000
