@@ -15,7 +15,7 @@ import (
 
 func installCommand() *cobra.Command {
 	var options service.Options
-	var dryRun bool
+	var dryRun, packaged bool
 	command := &cobra.Command{
 		Use:   "install",
 		Short: "Install the sidecar as a service of systemd (root)",
@@ -31,8 +31,12 @@ func installCommand() *cobra.Command {
 			options.DefaultConfig = config.Default(catalogue.Of(probes.All()))
 			options.MemoryMax = memoryMax
 			options.Log = command.OutOrStdout()
-			if dryRun {
-				unit, err := service.DryRun(options)
+			if dryRun || packaged {
+				render := service.DryRun
+				if packaged {
+					render = service.PackagedUnit
+				}
+				unit, err := render(options)
 				if err != nil {
 					return err
 				}
@@ -53,6 +57,8 @@ func installCommand() *cobra.Command {
 	flags.StringVar(&options.Config, "config", "", "configuration `FILE`, written if there is none (default: /etc/NAME/config.yaml)")
 	flags.BoolVar(&options.Now, "now", false, "start it too")
 	flags.BoolVar(&dryRun, "dry-run", false, "print the unit file and do nothing")
+	flags.BoolVar(&packaged, "packaged", false, "print the unit file of the .deb and .rpm packages and do nothing")
+	_ = flags.MarkHidden("packaged")
 	flags.BoolVar(&options.Force, "force", false, "install over an installation that is there")
 	return command
 }
