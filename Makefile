@@ -12,11 +12,12 @@ BINARY ?= bin/sidecar
 IMAGE ?= bin/image
 PLATFORM ?= linux/$(shell $(GO) env GOARCH)
 CERTIFICATES ?= /etc/ssl/certs/ca-certificates.crt
+PACKAGES ?= bin
 # grpcnotrace leaves out a debugging page of gRPC's, and 3 MiB with it.
 BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help run build generate check-generate fmt lint test test-long bench picture image image-context clean
+.PHONY: help run build generate check-generate fmt lint test test-long bench picture image image-context packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ image-context: ## write what the image is built from to bin/image
 	$(MAKE) build BINARY=$(IMAGE)/sidecar GOOS=linux GOARCH=$(notdir $(PLATFORM))
 	$(GO) run ./internal/imageroot $(IMAGE)/sidecar $(CERTIFICATES) >$(IMAGE)/root.tar
 	rm $(IMAGE)/sidecar
+
+packages: ## build the .deb and .rpm packages into bin, for amd64 and arm64
+	./deploy/packages/build.sh $(PACKAGES) $(VERSION)
 
 clean: ## remove what was built
 	rm -rf bin
