@@ -10,7 +10,8 @@
 // ~/.cache/sidecar/guest. Needs root, qemu-system-x86, e2fsprogs and, for disks that are not in the cache yet, mmdebstrap and
 // a Debian mirror: see image.sh.
 //
-// What is in /payload, beside the test binary: sidecar and otelcol, the binaries, and image, what docker build takes.
+// What is in /payload, beside the test binary: sidecar and otelcol, the binaries; image, what docker build takes; and the .deb of
+// versions 1.0.0 and 1.1.0.
 package guest
 
 import (
@@ -40,6 +41,14 @@ func TestGuest(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "image")
 	guest.Command(t, root, "make", "image-context", "IMAGE="+image, "VERSION=guest")
 	guest.Command(t, root, "cp", "docker/Dockerfile", image)
+	packages := t.TempDir()
+	for _, version := range []string{"v1.0.0", "v1.1.0"} {
+		guest.Command(t, root, "deploy/packages/build.sh", packages, version, "amd64")
+	}
+	debs, err := filepath.Glob(filepath.Join(packages, "*.deb"))
+	if err != nil || len(debs) != 2 {
+		t.Fatalf("the packages are %v: %v", debs, err)
+	}
 	collector := strings.TrimSpace(guest.Command(t, root, "e2e/collector/build.sh"))
 	for _, g := range guests {
 		t.Run(g.name, func(t *testing.T) {
@@ -47,7 +56,7 @@ func TestGuest(t *testing.T) {
 			top, _, _ := strings.Cut(only, "/")
 			binaries, suites := guest.Build(t, root, g.tags, top, "./e2e/host")
 			log := guest.Log(t, g.name)
-			o := guest.Boot("./run.sh", log, "-t", seconds, "-f", sidecar, "-f", collector, "-f", image,
+			o := guest.Boot("./run.sh", log, "-t", seconds, "-f", sidecar, "-f", collector, "-f", image, "-f", debs[0], "-f", debs[1],
 				g.name, binaries[0], "--", "-test.run="+only)
 			o.Name = g.name
 			t.Logf("the tests:\n%s\n%s", o.Output(), guest.Table([]guest.Outcome{o}, suites))
