@@ -9,7 +9,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/ebpf-sidecar/sidecar/internal/harness"
 )
+
+func TestMain(m *testing.M) {
+	harness.Patience = 5 * time.Minute // an emulated machine is slow
+	os.Exit(m.Run())
+}
 
 func TestSystemd(t *testing.T) {
 	first, err := os.ReadFile("/proc/1/comm")
