@@ -3,11 +3,8 @@
 # packages and Kubernetes manifests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-<<<<<<< HEAD
-scripts/packages.sh gcc libc6-dev qemu-system-x86 busybox-static cpio mmdebstrap e2fsprogs stress-ng libbpf-tools bpftrace fio strace tmux lintian rpm runc
-=======
-scripts/packages.sh ca-certificates gcc libc6-dev qemu-system-x86 busybox-static cpio mmdebstrap e2fsprogs stress-ng libbpf-tools bpftrace fio strace tmux
->>>>>>> e3c58a6 (e2e/host: counts are compared at the end, once)
+scripts/packages.sh ca-certificates gcc libc6-dev qemu-system-x86 busybox-static cpio mmdebstrap e2fsprogs stress-ng libbpf-tools bpftrace \
+	fio strace tmux lintian rpm runc
 
 # It takes minutes with an empty build cache, which are not the tests'.
 e2e/collector/build.sh >/dev/null
