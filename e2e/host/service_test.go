@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -377,13 +378,14 @@ func TestWatchdog(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(filepath.Dir(dropIn)) })
-	writeFile(t, dropIn, "[Service]\nWatchdogSec=3\nStandardOutput=file:"+pipe+
+	writeFile(t, dropIn, "[Service]\nWatchdogSec=10\nStandardOutput=file:"+pipe+
 		"\nEnvironment=OTEL_METRICS_EXPORTER=console OTEL_METRIC_EXPORT_INTERVAL=100 OTEL_METRIC_EXPORT_TIMEOUT=500\n")
 	runs(t, "systemctl", "daemon-reload")
 	runs(t, sidecar, "start")
 	harness.Eventually(t, "the watchdog acts", func() bool {
 		return strings.Contains(runs(t, "journalctl", "--unit", "sidecar", "--output", "cat", "--no-pager"), "Watchdog timeout")
 	})
+	go io.Copy(io.Discard, full) // as long as the pipe is open
 	harness.Eventually(t, "systemd brings it back", func() bool { return statusOf(t).Running })
 }
 
