@@ -17,7 +17,7 @@ PACKAGES ?= bin
 BUILD := $(GO) build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)"
 LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help run build generate check-generate fmt lint test test-long bench picture image image-context packages clean
+.PHONY: help run build generate check-generate fmt lint test test-guest test-long bench picture image image-context packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ lint: ## check the code, and the doors between its packages
 test: ## all tests but the long ones: units, this kernel, the kernel matrix, a real Collector (root)
 	@./scripts/need-root.sh "make test"
 	@./scripts/test.sh
+
+test-guest: ## installation, service, container and packages, in QEMU with systemd and Docker; half an hour (root)
+	@./scripts/need-root.sh "make test-guest"
+	@./scripts/packages.sh ca-certificates qemu-system-x86 mmdebstrap e2fsprogs
+	SIDECAR_VM_TIMEOUT=2400 $(GO) test -tags guest -count=1 -timeout 65m -v ./e2e/guest
 
 test-long: ## fuzzing, storms and soaks; about an hour (root)
 	@./scripts/need-root.sh "make test-long"

@@ -1,6 +1,6 @@
 #!/bin/bash
-# All tests but the long ones: this kernel, the kernel matrix and guests with systemd and Docker in QEMU, a real Collector, the
-# packages and Kubernetes manifests.
+# All tests but the long ones: this kernel, the kernel matrix in QEMU, a real Collector and Prometheus, the packages and Kubernetes
+# manifests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/packages.sh ca-certificates gcc libc6-dev qemu-system-x86 busybox-static cpio mmdebstrap e2fsprogs stress-ng libbpf-tools bpftrace \
@@ -17,4 +17,3 @@ scripts/fuzz.sh 40000
 (cd deploy && go test -count=1 -p 1 -timeout 30m -v ./...)
 # A boot takes two to five minutes on a machine of its own, and several times that on a busy one.
 SIDECAR_VM_TIMEOUT=1200 go test -tags matrix -count=1 -timeout 65m -v ./e2e/vm
-SIDECAR_VM_TIMEOUT=2400 go test -tags guest -count=1 -timeout 65m -v ./e2e/guest
