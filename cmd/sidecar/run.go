@@ -75,10 +75,8 @@ func Run(ctx context.Context, c *config.Config, options runOptions, stdout, stde
 		hangups: make(chan os.Signal, 1), requests: make(chan chan<- error),
 	}
 	r.configure(c)
-	if !signal.Ignored(unix.SIGHUP) {
-		signal.Notify(r.hangups, unix.SIGHUP)
-		defer signal.Stop(r.hangups)
-	}
+	signal.Notify(r.hangups, unix.SIGHUP)
+	defer signal.Stop(r.hangups)
 	store, err := openStore(c)
 	if err != nil {
 		return err
