@@ -42,10 +42,12 @@ func TestPackage(t *testing.T) {
 
 	const ours = "export: {interval: 1s}\n"
 	writeFile(t, configuration, ours)
-	upgraded := make(chan error)
-	go func() { upgraded <- exec.Command("apt-get", "-y", "install", "/payload/sidecar_1.1.0_amd64.deb").Run() }()
+	upgrade := exec.Command("apt-get", "-y", "install", "/payload/sidecar_1.1.0_amd64.deb")
+	if err := upgrade.Start(); err != nil {
+		t.Fatal(err)
+	}
 	name, n = executions(t) // also between the one and the other
-	if err := <-upgraded; err != nil {
+	if err := upgrade.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	isRunning("1.1.0")
@@ -54,14 +56,16 @@ func TestPackage(t *testing.T) {
 		t.Errorf("the upgrade changed the configuration:\n%s", text)
 	}
 
-	// What dpkg runs for an upgrade, and for an installation after a removal.
-	const scripts = "/var/lib/dpkg/info/sidecar."
+	script := func(name string, args ...string) { // as dpkg runs it
+		t.Helper()
+		runs(t, "env", append([]string{"DPKG_MAINTSCRIPT_PACKAGE=sidecar", "/var/lib/dpkg/info/sidecar." + name}, args...)...)
+	}
 	runs(t, "systemctl", "stop", "sidecar")
-	runs(t, scripts+"preinst", "upgrade", "1.0.0", "1.1.0")
-	runs(t, scripts+"postinst", "configure", "1.0.0")
+	script("preinst", "upgrade", "1.0.0", "1.1.0")
+	script("postinst", "configure", "1.0.0")
 	is("inactive")
-	runs(t, scripts+"preinst", "install", "1.1.0", "1.1.0")
-	runs(t, scripts+"postinst", "configure", "1.1.0")
+	script("preinst", "install", "1.1.0", "1.1.0") // after a removal
+	script("postinst", "configure", "1.1.0")
 	isRunning("1.1.0")
 
 	apt("remove", "sidecar") // while it runs
